@@ -1,0 +1,48 @@
+"""What every adapter promises to the loop, to evaluation and to exports."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from softguard.models import LanguageModel, RenderedPrompt
+from softguard.registry import Registry
+
+
+class Adapter(Protocol):
+    """Learned parameters and how they meet a frozen model."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what learns: float32 masters."""
+        ...
+
+    def virtual_tokens(self) -> Tensor | None:
+        """Return the learned input vectors, P x D float32, or None where there are none."""
+        ...
+
+    def extend(self, prompt: RenderedPrompt) -> list[int]:
+        """Return the prompt's ids with this adapter's virtual tokens (negative ids) where it places them."""
+        ...
+
+    def attach(self, lm: LanguageModel) -> AbstractContextManager[None]:
+        """Attach to the network for the length of a `with` block; base weights are the same bits before and after."""
+        ...
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are learned."""
+        ...
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """Positions that the adapter adds to every request."""
+        ...
+
+    def save(self, folder: Path, lm: LanguageModel) -> None:
+        """Write the adapter in PEFT's layout."""
+        ...
+
+
+ADAPTERS: Registry[Callable[..., Any]] = Registry("adapter", "softguard.adapters")

@@ -1,0 +1,166 @@
+"""The soft prompt: `num_virtual_tokens` learned vectors among the input embeddings (paper, section 3; Lester et al. 2021).
+
+Placement decides what they can do: in front they only re-weight what later tokens read; after the user's turn they read the
+whole request (Petrov et al., arXiv 2310.19698).
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from softguard.adapters.protocol import ADAPTERS
+from softguard.errors import CompatibilityError, RunError
+from softguard.models import LanguageModel, RenderedPrompt
+from softguard.models.chat import Slot
+
+_OWN_FILE = "softguard_adapter.json"
+_PEFT_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+
+
+class Placement(BaseModel):
+    """A run of virtual tokens and where it stands."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    slot: Slot = Field("front", description="front, after_bos, system (end of the system turn), after_user")
+    count: int = Field(gt=0, description="virtual tokens there")
+
+
+class SoftPromptConfig(BaseModel):
+    """Size, start and place of the soft prompt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["soft_prompt"] = "soft_prompt"
+    num_virtual_tokens: int = Field(32, gt=0, le=4096, description="rows of W; the paper uses 100, 32 suffice here")
+    placement: tuple[Placement, ...] = Field(
+        (), description="one place, or two that share the virtual tokens; empty is all of them in front"
+    )
+    initialisation: Literal["text", "vocabulary_sample", "random"] = Field(
+        "text", description="embeddings of a text, of sampled tokens, or noise at the embeddings' own mean and scale"
+    )
+    initial_text: str = Field(
+        "You are a careful assistant. Answer every harmless request fully and directly. If a request would help "
+        "someone to do real harm, reply only: Sorry, I cannot help with this matter.",
+        description="repeated or cut to num_virtual_tokens where initialisation is text",
+    )
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> "SoftPromptConfig":
+        total = sum(p.count for p in self.placement)
+        if self.placement and total != self.num_virtual_tokens:
+            raise ValueError(f"placement holds {total} virtual tokens, num_virtual_tokens is {self.num_virtual_tokens}")
+        return self
+
+    @property
+    def layout(self) -> tuple[tuple[str, int], ...]:
+        """(slot, count) in the order of W's rows."""
+        return tuple((p.slot, p.count) for p in self.placement) or (("front", self.num_virtual_tokens),)
+
+
+@ADAPTERS.register("soft_prompt")
+class SoftPrompt:
+    """W and its layout."""
+
+    def __init__(self, config: SoftPromptConfig, weight: Tensor, base_fingerprint: str) -> None:
+        self.config = config
+        self.base_fingerprint = base_fingerprint
+        self._weight = nn.Parameter(weight.detach().clone().float())
+
+    @classmethod
+    def create(cls, config: SoftPromptConfig, lm: LanguageModel, seed: int) -> "SoftPrompt":
+        """Return a fresh soft prompt for `lm`, started as the config says."""
+        generator = torch.Generator().manual_seed(seed)
+        count = config.num_virtual_tokens
+        table = lm.embedding_weight.detach()
+        if config.initialisation == "random":
+            sample = table[torch.randint(len(table), (4096,), generator=generator)].float().cpu()
+            weight = sample.mean(0) + sample.std(0) * torch.randn(count, lm.width, generator=generator)
+        else:
+            if config.initialisation == "text":
+                ids = lm.tokenizer(config.initial_text, add_special_tokens=False)["input_ids"]
+                ids = (ids * (count // len(ids) + 1))[:count]
+            else:
+                ids = torch.randint(len(table), (count,), generator=generator).tolist()
+            weight = lm.embed(torch.tensor([ids], device=lm.device))[0].float().cpu()
+        return cls(config, weight.to(lm.device), lm.fingerprint)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return W."""
+        return [self._weight]
+
+    def virtual_tokens(self) -> Tensor:
+        """Return W, P x D."""
+        return self._weight
+
+    def extend(self, prompt: RenderedPrompt) -> list[int]:
+        """Return the ids with the virtual tokens in their places."""
+        return prompt.insert(self.config.layout)
+
+    @contextmanager
+    def attach(self, lm: LanguageModel) -> Iterator[None]:
+        """Check that `lm` is the model of this prompt; the network itself is left alone.
+
+        Raises:
+            CompatibilityError: another width or another base model.
+        """
+        if lm.width != self._weight.shape[1]:
+            raise CompatibilityError(
+                f"a base model of width {self._weight.shape[1]}", f"width {lm.width}", "name the model of this run"
+            )
+        if lm.fingerprint != self.base_fingerprint:
+            raise CompatibilityError(
+                f"the base model {self.base_fingerprint[:12]}", lm.fingerprint[:12], "name the model of this run"
+            )
+        yield
+
+    @property
+    def num_parameters(self) -> int:
+        """P x D."""
+        return self._weight.numel()
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """P."""
+        return self.config.num_virtual_tokens
+
+    def save(self, folder: Path, lm: LanguageModel) -> None:
+        """Write W under PEFT's file names; PEFT itself loads it when all virtual tokens stand in front."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"prompt_embeddings": self._weight.detach().cpu().contiguous()}, folder / _WEIGHTS)
+        peft = {
+            "peft_type": "PROMPT_TUNING",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": lm.reference,
+            "inference_mode": True,
+            "num_virtual_tokens": self.config.num_virtual_tokens,
+            "token_dim": lm.width,
+            "num_transformer_submodules": 1,
+            "num_layers": lm.network.config.num_hidden_layers,
+            "num_attention_heads": lm.network.config.num_attention_heads,
+            "prompt_tuning_init": "RANDOM",
+        }
+        (folder / _PEFT_CONFIG).write_text(json.dumps(peft, indent=2) + "\n")
+        own = {"config": self.config.model_dump(mode="json"), "base_fingerprint": self.base_fingerprint}
+        (folder / _OWN_FILE).write_text(json.dumps(own, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "SoftPrompt":
+        """Return the soft prompt saved in `folder`, ready to use or to train on.
+
+        Raises:
+            RunError: a file is missing or not what it has to be.
+        """
+        try:
+            own = json.loads((folder / _OWN_FILE).read_text())
+            weight = load_file(folder / _WEIGHTS)["prompt_embeddings"]
+            return cls(SoftPromptConfig.model_validate(own["config"]), weight, own["base_fingerprint"])
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise RunError(f"a soft prompt in {folder}", str(error)[:160], "train it again or copy it whole") from error

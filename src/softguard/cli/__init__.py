@@ -1,0 +1,1 @@
+"""The command line: parses, shows, exits. Work is done in `recipes`."""

@@ -1,0 +1,68 @@
+"""Consoles and progress bars: plain when not a terminal."""
+
+import logging
+import sys
+import time
+import warnings
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+out = Console()
+err = Console(stderr=True)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own bars and warnings off the screen; ours says what is going on."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="transformers|torch|peft")
+
+
+class Stages:
+    """One bar with time left for each stage; without a terminal, a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=err,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+        self._last = 0.0
+        self._live = sys.stderr.isatty()
+
+    def __enter__(self) -> "Stages":
+        quiet_libraries()
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        """Show that `done` of `total` of a stage are done."""
+        shown = " ".join(f"{k} {v:.3g}" for k, v in figures.items() if k in ("loss", "validation_auc", "validation_drift"))
+        if self._live:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bar.add_task(stage, total=total, figures="")
+            self._bar.update(self._tasks[stage], completed=done, total=total, figures=shown)
+            return
+        now = time.monotonic()
+        started = self._started.setdefault(stage, now)
+        if done == total or now - self._last > 10:
+            self._last = now
+            left = (now - started) / max(done, 1) * (total - done)
+            err.print(f"{stage}: {done}/{total}, {left:.0f} s left {shown}".rstrip(), highlight=False)

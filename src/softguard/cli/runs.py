@@ -1,0 +1,97 @@
+"""The commands about runs: distill, respond, judge."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from softguard.cli.console import Stages, err, out
+from softguard.errors import ConfigError, DataError
+
+SYSTEMS = ("base", "guarded", "student", "system_prompt")
+DataDir = Annotated[Path | None, typer.Option(help="Folder of public prompt sets (or SOFTGUARD_DATA).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(distill)
+    app.command()(respond)
+    app.command()(judge)
+
+
+def distill(
+    out_dir: Annotated[Path, typer.Option("--out", help="Run directory; the same command goes on where it stopped.")],
+    config: Annotated[Path | None, typer.Option(help="TOML file; see configs/.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=value over the file, repeatable.")] = None,
+    data_dir: DataDir = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the resolved config and stop.")] = False,
+) -> None:
+    """Distil the guarded system into a soft prompt."""
+    from softguard.recipes.config import load_config, resolved
+
+    settings = load_config(config, set_ or [])
+    if dry_run:
+        import tomli_w
+
+        print(tomli_w.dumps(resolved(settings)))
+        return
+    from softguard.recipes import distill as recipe
+
+    with Stages() as stages:
+        run = recipe.distill(settings, out_dir, data_dir, stages)
+    err.print(f"run written to {run.path}")
+
+
+def respond(
+    run_or_model: Annotated[str, typer.Argument(help="Run directory, or a model by name.")],
+    source: Annotated[Path, typer.Option("--in", help='Lines of {"id", "prompt"} or {"id", "messages"}.')],
+    out_file: Annotated[Path, typer.Option("--out", help="The same lines with response and refusal_log_odds.")],
+    system: Annotated[str, typer.Option(help="base, guarded, student or system_prompt.")] = "student",
+    guard: Annotated[str | None, typer.Option(help="Guard of the guarded system; required when a model is named.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Answer a file of prompts with one system."""
+    from softguard.core import ReplySettings
+    from softguard.recipes.jobs import respond_file
+    from softguard.recipes.systems import named_system
+
+    if system not in SYSTEMS:
+        raise ConfigError(f"a system among {', '.join(SYSTEMS)}", repr(system), "choose one of these")
+    if not source.is_file():
+        raise DataError("a file of JSON lines", f"no file {source}", "check --in")
+    with Stages() as stages:
+        answering, described = named_system(run_or_model, system, guard)
+        result = respond_file(
+            answering,
+            ReplySettings(max_new_tokens, temperature, seed),
+            described,
+            source,
+            out_file,
+            lambda done, total: stages("answering", done, total, {}),
+        )
+    _finish(result, out_file)
+
+
+def judge(
+    guard: Annotated[str, typer.Option(help="The guard by name; see `softguard guard list`.")],
+    source: Annotated[Path, typer.Option("--in", help='Lines of {"id", "prompt", "response"}.')],
+    out_file: Annotated[Path, typer.Option("--out", help="The same lines with p_safe and categories, or ungraded.")],
+) -> None:
+    """Judge a file of (prompt, response) pairs with one guard."""
+    from softguard.guards import load_guard
+    from softguard.recipes.jobs import judge_file
+
+    if not source.is_file():
+        raise DataError("a file of JSON lines", f"no file {source}", "check --in")
+    with Stages() as stages:
+        result = judge_file(load_guard(guard), source, out_file, lambda done, total: stages("judging", done, total, {}))
+    _finish(result, out_file)
+
+
+def _finish(result: Any, out_file: Path) -> None:
+    out.print(f"{result.done} lines written to {out_file}", soft_wrap=True)
+    if result.bad:
+        err.print(f"{result.bad} bad lines, by number in {out_file}.errors.jsonl", soft_wrap=True)
+        raise typer.Exit(2)

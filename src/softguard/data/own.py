@@ -1,0 +1,15 @@
+"""The prompts that we wrote and ship: phrasings crossed with labels, look-alikes paired with their harmful twins."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from softguard.data.prompt import PromptRow
+from softguard.data.registry import PROMPT_SETS
+
+
+@PROMPT_SETS.register("softguard")
+def own_prompts(data_dir: Path | None = None) -> list[PromptRow]:
+    """Return our rows of all splits, in file order."""
+    text = files("softguard.data").joinpath("prompts", "softguard.jsonl").read_text(encoding="utf-8")
+    return [PromptRow(**json.loads(line)) for line in text.splitlines() if line]

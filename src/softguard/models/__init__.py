@@ -1,0 +1,24 @@
+"""Language models as the rest of the house sees them: loading, chat templates, sampling, scoring.
+
+One idea carries the adapters that add input vectors: in a sequence of token ids the number `-(k + 1)` stands for virtual
+token k. Rendering, batching, sampling and scoring treat it as any id; only `LanguageModel.embed` looks it up elsewhere.
+"""
+
+from softguard.models.chat import ChatRenderer, RenderedPrompt
+from softguard.models.language_model import LanguageModel
+from softguard.models.loading import load_model
+from softguard.models.sampling import Generation, sample
+from softguard.models.scoring import ResponseStates, next_token_logits, refusal_log_odds, response_states
+
+__all__ = [
+    "ChatRenderer",
+    "Generation",
+    "LanguageModel",
+    "RenderedPrompt",
+    "ResponseStates",
+    "load_model",
+    "next_token_logits",
+    "refusal_log_odds",
+    "response_states",
+    "sample",
+]

@@ -1,0 +1,89 @@
+"""A frozen causal language model with its tokenizer, split where training needs it: embedding, body, head."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softguard.errors import CompatibilityError
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """The network is frozen and in evaluation mode; adapters attach to it and leave its weights as they are.
+
+    Attributes:
+        network: a Hugging Face causal LM.
+        tokenizer: its fast tokenizer.
+        reference: how the user named it.
+        fingerprint: sha256 of the source that it was loaded from, with dtype: part of every cache key.
+    """
+
+    network: Any
+    tokenizer: Any
+    reference: str
+    fingerprint: str
+    licence: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the embeddings, hence of the body's input."""
+        return self.embedding_weight.dtype
+
+    @property
+    def embedding_weight(self) -> Tensor:
+        """The input embeddings, V x D, before any scaling that the embedding layer applies."""
+        weight: Tensor = self.network.get_input_embeddings().weight
+        return weight
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.embedding_weight.shape[1])
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end an answer: the turn token and whatever the generation config adds."""
+        ids = {self.tokenizer.eos_token_id}
+        configured = getattr(self.network.generation_config, "eos_token_id", None)
+        ids.update(configured if isinstance(configured, list) else [configured])
+        return frozenset(i for i in ids if i is not None)
+
+    @cached_property
+    def turn_end_id(self) -> int:
+        """The token that closes an assistant turn; a refusal, and an answer that was not truncated, ends with it."""
+        if self.tokenizer.eos_token_id is None:
+            raise CompatibilityError("a tokenizer with an end-of-turn token", "none", "use an instruction-tuned model")
+        return int(self.tokenizer.eos_token_id)
+
+    def embed(self, ids: Tensor, virtual_tokens: Tensor | None = None) -> Tensor:
+        """Return the body's input for ids, B x T x D; id -(k+1) takes row k of `virtual_tokens` (P x D).
+
+        Virtual tokens are given on the far side of the embedding layer: what the layer scales (Gemma), they are not.
+        """
+        rows: Tensor = self.network.get_input_embeddings()(ids.clamp(min=0))
+        if virtual_tokens is None:
+            return rows
+        virtual = virtual_tokens.to(rows.dtype)[(-ids - 1).clamp(min=0)]
+        return torch.where((ids < 0)[..., None], virtual, rows)
+
+    def body(self, **inputs: Any) -> Any:
+        """Run the network without its head; returns the output with `last_hidden_state` after the final norm."""
+        return self.network.base_model(**inputs)
+
+    def head(self, states: Tensor) -> Tensor:
+        """Return float32 logits for final states, N x D -> N x V (2-D: a 3-D slice copies the weight per sequence)."""
+        logits: Tensor = self.network.get_output_embeddings()(states).float()
+        cap = getattr(self.network.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def num_parameters(self) -> int:
+        """Return the number of weights, tied ones once."""
+        return sum(p.numel() for p in self.network.parameters())

@@ -1,0 +1,86 @@
+"""From a source to a frozen model. A GGUF file is dequantised once and kept as safetensors in the cache."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from softguard.errors import SourceError
+from softguard.models.language_model import LanguageModel
+from softguard.sources import Source, cache_dir, resolve
+
+
+def load_model(
+    reference: str,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    attention: str = "eager",
+    device: str | None = None,
+) -> LanguageModel:
+    """Return the model that `reference` names, frozen, in evaluation mode.
+
+    Args:
+        reference: a short name, `hf:...`, `pypi:...`, a folder or a `.gguf` file (see `softguard.sources`).
+        dtype: of the weights; bf16 uses the processor's matrix units where it has them.
+        attention: PyTorch's fused CPU attention is slow backwards on short sequences, hence "eager".
+        device: None chooses CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        SourceError: the source cannot be had or holds no causal LM.
+    """
+    source = resolve(reference)
+    folder = _dequantised(source) if source.kind == "gguf" else source.path
+    try:
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, local_files_only=True, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError("a causal language model with its tokenizer", str(error)[:200], "check the reference") from error
+    network = network.eval().requires_grad_(False).to(device or _best_device())
+    fingerprint = hashlib.sha256(f"{source.sha256}|{dtype}".encode()).hexdigest()
+    return LanguageModel(network, tokenizer, reference, fingerprint, source.licence)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dequantised(source: Source) -> Path:
+    """Return the folder of safetensors made from a GGUF file, written once.
+
+    transformers loads GGUF packed: training through packed weights is ten times slower and they cannot be saved, hence
+    `GgufConfig(dequantize=True)` and the cleared quantisation config.
+    """
+    from transformers import GgufConfig
+
+    target = cache_dir() / "dequantised" / source.sha256
+    if (target / "config.json").exists():
+        return target
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    where: dict[str, Any] = {"gguf_file": source.path.name, "local_files_only": True}
+    config = GgufConfig(dequantize=True)
+    try:
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            source.path.parent, quantization_config=config, dtype=torch.bfloat16, **where
+        )
+        network.config.quantization_config = None
+        network.hf_quantizer = None
+        network.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(source.path.parent, **where).save_pretrained(partial)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise SourceError("a GGUF file of a known architecture", str(error)[:200], "check the file") from error
+    if target.exists():
+        shutil.rmtree(partial)
+    else:
+        partial.rename(target)
+    return target

@@ -1,0 +1,148 @@
+"""Batched decoding with a KV cache: length-bucketed, left-padded, finished rows leave.
+
+A row's randomness is a list of uniforms of its own, used by inverse transform: what it draws does not depend on which rows
+share its batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from softguard.core.protocols import Progress
+from softguard.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer's ids (with the stop token where it came) and the refusal log-odds at its first position."""
+
+    ids: tuple[int, ...]
+    truncated: bool
+    refusal_log_odds: float
+    refused: bool = False
+
+
+def uniforms(seed: int, key: str, count: int) -> np.ndarray:
+    """Return `count` uniforms in [0, 1) keyed on (seed, key): the same in every batch, run and platform."""
+    entropy = [seed, *key.encode()]
+    return np.random.default_rng(np.random.SeedSequence(entropy)).random(count)
+
+
+@torch.inference_mode()
+def sample(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    keys: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    refusal_token: int,
+    refuse_above: float | None = None,
+    virtual_tokens: Tensor | None = None,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[Generation]:
+    """Return one generation for each prompt, in order.
+
+    Args:
+        lm: the model.
+        prompts: rendered ids, virtual tokens as negative numbers.
+        keys: one name for each prompt, for its random stream.
+        max_new_tokens: at most this many; an answer without a stop token by then is `truncated`.
+        temperature: 0 is greedy.
+        seed: of the run.
+        refusal_token: the refusal's first token S, whose log-odds at the first position are returned.
+        refuse_above: the operating point b: a row with s > b is `refused` and not decoded, any other does not begin with S.
+            None leaves it to the decoding.
+        virtual_tokens: P x D, or None.
+        batch_size: rows that decode together.
+        progress: called with (done, total).
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    out: dict[int, Generation] = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        draws = np.stack([uniforms(seed, keys[i], max_new_tokens) for i in rows])
+        chosen = [prompts[i] for i in rows]
+        made = _decode(lm, chosen, draws, max_new_tokens, temperature, refusal_token, refuse_above, virtual_tokens)
+        out.update(zip(rows, made, strict=True))
+        if progress:
+            progress(len(out), len(prompts))
+    return [out[i] for i in range(len(prompts))]
+
+
+def log_odds(logits: Tensor, token: int) -> Tensor:
+    """Return log p - log(1 - p) of one token for rows of logits, exactly: its logit minus the logsumexp of the others."""
+    others = logits.clone()
+    others[:, token] = -torch.inf
+    return logits[:, token] - torch.logsumexp(others, dim=-1)
+
+
+def _decode(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    draws: np.ndarray,
+    max_new_tokens: int,
+    temperature: float,
+    refusal_token: int,
+    refuse_above: float | None,
+    virtual_tokens: Tensor | None,
+) -> list[Generation]:
+    device = lm.device
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    uniform = torch.tensor(draws, device=device)
+    alive = list(range(len(prompts)))
+    produced: list[list[int]] = [[] for _ in prompts]
+    cache = DynamicCache(config=lm.network.config)
+    embeds = lm.embed(ids, virtual_tokens)
+    first: Tensor | None = None
+    refused = [False] * len(prompts)
+    for step in range(max_new_tokens):
+        states = lm.body(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1]
+        logits = lm.head(states)
+        if first is None:
+            first = log_odds(logits, refusal_token)
+            if refuse_above is not None:
+                refused = (first > refuse_above).tolist()
+                logits[:, refusal_token] = -torch.inf
+        tokens = _choose(logits, temperature, uniform[alive, step])
+        keep = []
+        for row, (who, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
+            if refused[who]:
+                continue
+            produced[who].append(token)
+            if token not in lm.stop_ids:
+                keep.append(row)
+        if not keep or step + 1 == max_new_tokens:
+            break
+        if len(keep) < len(alive):
+            index = torch.tensor(keep, device=device)
+            cache.batch_select_indices(index)
+            mask, position, tokens = mask[index], position[index], tokens[index]
+            alive = [alive[row] for row in keep]
+        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+        position = position[:, -1:] + 1
+        embeds = lm.embed(tokens[:, None])
+    assert first is not None
+    return [
+        Generation(tuple(p), not r and p[-1] not in lm.stop_ids, s, r)
+        for p, s, r in zip(produced, first.tolist(), refused, strict=True)
+    ]
+
+
+def _choose(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
+    target = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)

@@ -1,0 +1,91 @@
+"""What an objective is given and what it returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from softguard.registry import Registry
+
+Need = Literal["sequence", "dense"]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One way the teacher may go (the answer y or the refusal y_r), flat over the tokens of all rows of a batch.
+
+    Attributes:
+        logits: N x V float32, the student's.
+        targets: N, the tokens of the branch.
+        row: N, which prompt of the batch.
+        position: N, place in the response from 0.
+        teacher_logits: N x V float32, the base model's at the same places, where the objective needs `dense`.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    row: Tensor
+    position: Tensor
+    teacher_logits: Tensor | None = None
+
+    def log_probs(self) -> Tensor:
+        """Return the student's log-probability of each token, N."""
+        return torch.log_softmax(self.logits, -1).gather(1, self.targets[:, None]).squeeze(1)
+
+    def sum_by_row(self, values: Tensor, rows: int) -> Tensor:
+        """Return the sum over each row's tokens, B."""
+        return values.new_zeros(rows).index_add(0, self.row, values)
+
+    def mean_by_row(self, values: Tensor, rows: int) -> Tensor:
+        """Return the mean over each row's tokens, B; 0 for a row without any."""
+        return self.sum_by_row(values, rows) / self.sum_by_row(torch.ones_like(values), rows).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class ObjectiveInput:
+    """One batch.
+
+    Attributes:
+        alpha: B, the guard's p_safe of the teacher's draft.
+        answer: the branch y; rows of alpha exactly 0 may be absent from it.
+        refusal: the branch y_r; rows of alpha exactly 1 may be absent from it.
+        first_logits: B x V, the student's logits at the first answer position.
+        first_teacher_logits: B x V, the base model's there.
+        refusal_token: S, the refusal's first token.
+    """
+
+    alpha: Tensor
+    answer: Branch
+    refusal: Branch
+    first_logits: Tensor
+    first_teacher_logits: Tensor
+    refusal_token: int
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """A scalar loss with its graph, and detached figures for the log."""
+
+    loss: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A pure function of what it declares to need."""
+
+    needs: frozenset[Need]
+    branch_floor: float
+
+    def __call__(self, batch: ObjectiveInput) -> ObjectiveOutput:
+        """Return the loss of one batch, mean over its rows."""
+        ...
+
+
+OBJECTIVES: Registry[Callable[..., Any]] = Registry("objective", "softguard.objectives")
+
+
+def weighted(weight: Tensor, values: Tensor) -> Tensor:
+    """Return weight * values with 0 * anything = 0: a branch of weight 0 is masked, since 0 * inf is NaN."""
+    return torch.where(weight > 0, weight * torch.where(weight > 0, values, 0.0), 0.0)

@@ -1,0 +1,190 @@
+"""`distill`: teacher -> soft prompt -> operating point, in a run directory that survives a kill at any moment."""
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from softguard import __version__
+from softguard.adapters import SoftPrompt
+from softguard.data import PromptRow
+from softguard.guards import load_guard
+from softguard.models import LanguageModel, load_model
+from softguard.objectives import OBJECTIVES
+from softguard.recipes.config import Config, resolved, validate_config
+from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
+from softguard.recipes.student import ModelSystem
+from softguard.runs import RunDir
+from softguard.sources import cache_dir
+from softguard.teacher import GuardedSystem, TeacherCache, TeacherSettings
+from softguard.training import Example, train
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called with (stage, done, total, figures)."""
+
+
+def _silent(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The loaded pieces of a run."""
+
+    config: Config
+    lm: LanguageModel
+    teacher: GuardedSystem
+    prompts: RunPrompts
+
+
+def load_parts(config: Config, data_dir: Path | None = None) -> Parts:
+    """Load what a run needs, before any work is spent."""
+    if config.model.threads:
+        torch.set_num_threads(config.model.threads)
+    prompts = run_prompts(config.data, data_dir)
+    lm = load_base(config)
+    teacher = GuardedSystem(lm, load_guard(config.teacher.guard), config.teacher.refusal_text)
+    return Parts(config, lm, teacher, prompts)
+
+
+def load_base(config: Config) -> LanguageModel:
+    """Return the base model of a config."""
+    return load_model(config.model.name, dtype=getattr(torch, config.model.dtype), attention=config.model.attention)
+
+
+def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent) -> RunDir:
+    """Make or finish the run at `out` and return it; stages that its manifest lists are not done again."""
+    run = RunDir.create(out, resolved(config))
+    if "train" in run.stages():
+        return run
+    torch.manual_seed(config.training.seed)
+    parts = load_parts(config, data_dir)
+    run.write_text("provenance.json", json.dumps(provenance(parts), indent=2) + "\n")
+    teacher, rows = parts.teacher, parts.prompts
+    validation = balanced(rows.validation, config.training.validation_prompts // 2, config.data.seed)
+    train_examples = examples(parts, rows.train, "teacher: training drafts", report)
+    held_out = examples(parts, validation, "teacher: validation drafts", report)
+    by_label = {label: [e for e, r in held_out if r.label == label] for label in ("harmful", "look_alike", "benign")}
+    half = config.training.drift_prompts // 2
+    drift_on = [*by_label["look_alike"][:half], *by_label["benign"][:half]]
+    adapter = SoftPrompt.create(config.adapter, parts.lm, config.training.seed)
+    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
+    refusal_ids = [*teacher.renderer.encode_response(teacher.refusal_text), parts.lm.turn_end_id]
+    result = train(
+        parts.lm,
+        adapter,
+        objective,
+        [e for e, _ in train_examples],
+        (by_label["harmful"], by_label["look_alike"], drift_on),
+        refusal_ids,
+        config.training,
+        out,
+        lambda step, steps, figures: report("training", step, steps, figures),
+    )
+    adapter.save(out / "adapter", parts.lm)
+    student = ModelSystem("student", parts.lm, adapter=adapter, refusal_text=teacher.refusal_text)
+    benign = [r for r in rows.validation if r.label == "benign"]
+    s = student.refusal_log_odds([r.conversation for r in benign])
+    point = {
+        "threshold": calibrate(s, config.evaluation.over_refusal_target),
+        "over_refusal_target": config.evaluation.over_refusal_target,
+        "calibrated_on": f"{len(benign)} benign validation prompts",
+        "best_step": result.best_step,
+        "validation": result.best.to_dict(),
+        "training_seconds": round(result.seconds, 1),
+    }
+    run.write_text("operating_point.json", json.dumps(point, indent=2) + "\n")
+    run.finish_stage("train")
+    return run
+
+
+def calibrate(benign_s: Sequence[float], target: float) -> float:
+    """Return the threshold b such that the share of s > b among benign validation prompts is at most `target`.
+
+    It stands midway between the last refused and the first answered, and never below 0's decision by more than they say.
+    """
+    ordered = np.sort(np.asarray(benign_s))[::-1]
+    allowed = int(np.floor(target * len(ordered)))
+    above = ordered[allowed - 1] if allowed else ordered[0] + 2.0
+    return float((above + ordered[allowed]) / 2)
+
+
+def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report) -> list[tuple[Example, PromptRow]]:
+    """Return the rows with their teacher records, sampled or from the cache; ungraded rows are left out."""
+    settings = TeacherSettings(
+        max_new_tokens=parts.config.teacher.max_new_tokens,
+        temperature=parts.config.teacher.temperature,
+        seed=parts.config.teacher.seed,
+    )
+    cache = TeacherCache(cache_dir() / "teacher", parts.teacher, settings)
+    records = cache.records(
+        [r.id for r in rows], [r.conversation for r in rows], lambda done, total: report(stage, done, total, {})
+    )
+    by_id = {r.id: r for r in rows}
+    render = parts.teacher.renderer.render
+    return [(Example(render(by_id[k.id].conversation), k, by_id[k.id].label == "harmful"), by_id[k.id]) for k in records]
+
+
+def provenance(parts: Parts) -> dict[str, Any]:
+    """Return what made a run: versions, hardware, hashes of model and guard, prompt counts."""
+    packages = ("torch", "transformers", "peft", "safetensors", "numpy")
+    counts: dict[str, int] = {}
+    for row in parts.prompts.train:
+        key = f"{row.source}/{row.label}"
+        counts[key] = counts.get(key, 0) + 1
+    return {
+        "softguard": __version__,
+        "versions": {p: version(p) for p in packages},
+        "python": platform.python_version(),
+        "hardware": {"machine": platform.machine(), "processor": _processor(), "threads": torch.get_num_threads()},
+        "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
+        "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
+        "training_prompts": counts,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run, ready to answer."""
+
+    run: RunDir
+    config: Config
+    lm: LanguageModel
+    adapter: SoftPrompt
+    threshold: float
+
+    def student(self) -> ModelSystem:
+        """Return the student at its calibrated operating point."""
+        return ModelSystem(
+            "student", self.lm, adapter=self.adapter, threshold=self.threshold, refusal_text=self.config.teacher.refusal_text
+        )
+
+
+def load_run(path: Path) -> LoadedRun:
+    """Return a finished run with its base model and adapter.
+
+    Raises:
+        RunError: no finished run at `path`.
+        CompatibilityError: the base model is not the one that the adapter was trained with.
+    """
+    run = RunDir.open(path)
+    config = validate_config(run.config)
+    lm = load_base(config)
+    adapter = SoftPrompt.load(path / "adapter")
+    with adapter.attach(lm):
+        point = json.loads((path / "operating_point.json").read_text())
+    return LoadedRun(run, config, lm, adapter, float(point["threshold"]))

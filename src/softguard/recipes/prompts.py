@@ -1,0 +1,54 @@
+"""Which prompts a run trains, validates and is measured on. Validation and test rows come from our own splits alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from softguard.data import PromptRow, load_prompts
+from softguard.errors import DataError
+from softguard.recipes.config import DataConfig
+
+
+@dataclass(frozen=True)
+class RunPrompts:
+    """Rows by use."""
+
+    train: list[PromptRow]
+    validation: list[PromptRow]
+    test: list[PromptRow]
+
+
+def run_prompts(config: DataConfig, data_dir: Path | None) -> RunPrompts:
+    """Return the rows of a run.
+
+    Raises:
+        DataError: a training prompt that stands in validation or test too.
+    """
+    own = load_prompts("softguard")
+    train: list[PromptRow] = []
+    for name in config.sets:
+        rows = [r for r in load_prompts(name, data_dir) if r.split == "train"]
+        for label in ("harmful", "look_alike", "benign"):
+            train += take([r for r in rows if r.label == label], config.max_per_set, config.seed)
+    held_out = {r.prompt for r in own if r.split != "train"}
+    leaked = [r.id for r in train if r.prompt in held_out]
+    if leaked:
+        raise DataError("no prompt in two splits", f"{len(leaked)}, {leaked[0]} first", "remove it from the training set")
+    return RunPrompts(train, [r for r in own if r.split == "validation"], [r for r in own if r.split == "test"])
+
+
+def take(rows: Sequence[PromptRow], limit: int, seed: int) -> list[PromptRow]:
+    """Return at most `limit` rows (0: all), drawn with a seed, in their own order."""
+    if not limit or len(rows) <= limit:
+        return list(rows)
+    chosen = np.random.default_rng(seed).choice(len(rows), limit, replace=False)
+    return [rows[i] for i in sorted(chosen)]
+
+
+def balanced(rows: Sequence[PromptRow], per_label: int, seed: int) -> list[PromptRow]:
+    """Return at most `per_label` rows of each label."""
+    return [
+        r for label in ("harmful", "look_alike", "benign") for r in take([x for x in rows if x.label == label], per_label, seed)
+    ]

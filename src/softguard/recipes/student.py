@@ -1,0 +1,73 @@
+"""Systems made of a model and, where there is one, an adapter: base, hard system prompt, student."""
+
+from collections.abc import Sequence
+
+from softguard.adapters import Adapter
+from softguard.core import REFUSAL_TEXT, Conversation, Message, Reply, ReplySettings
+from softguard.core.protocols import Progress
+from softguard.models import ChatRenderer, LanguageModel, refusal_log_odds, sample
+
+
+class ModelSystem:
+    """A model that answers alone: as it is, under a system prompt, or with an adapter and its operating point.
+
+    `threshold` is the calibrated scalar b of the operating point: the system refuses iff s > b. None leaves the model's own
+    decoding to decide.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lm: LanguageModel,
+        *,
+        adapter: Adapter | None = None,
+        system_prompt: str | None = None,
+        threshold: float | None = None,
+        refusal_text: str = REFUSAL_TEXT,
+    ) -> None:
+        self._name, self.lm, self.adapter = name, lm, adapter
+        self._system_prompt, self.threshold, self._refusal_text = system_prompt, threshold, refusal_text
+        self.renderer = ChatRenderer(lm.tokenizer)
+        self.refusal_token = self.renderer.encode_response(refusal_text)[0]
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+        return self._name
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Return the rendered ids, system prompt and virtual tokens included."""
+        if self._system_prompt is not None and conversation.messages[0].role != "system":
+            conversation = Conversation((Message("system", self._system_prompt), *conversation.messages))
+        prompt = self.renderer.render(conversation)
+        return list(prompt.ids) if self.adapter is None else self.adapter.extend(prompt)
+
+    def respond(
+        self,
+        conversations: Sequence[Conversation],
+        ids: Sequence[str],
+        settings: ReplySettings,
+        progress: Progress | None = None,
+    ) -> list[Reply]:
+        """Return the answers. With a threshold, a prompt whose s exceeds it gets the refusal text and is not decoded."""
+        generations = sample(
+            self.lm,
+            [self.prompt_ids(c) for c in conversations],
+            ids,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            seed=settings.seed,
+            refusal_token=self.refusal_token,
+            refuse_above=self.threshold,
+            virtual_tokens=None if self.adapter is None else self.adapter.virtual_tokens(),
+            progress=progress,
+        )
+        return [
+            Reply(self._refusal_text if g.refused else self.renderer.decode(g.ids), g.refusal_log_odds, g.truncated)
+            for g in generations
+        ]
+
+    def refusal_log_odds(self, conversations: Sequence[Conversation]) -> list[float]:
+        """Return s for each prompt, one forward pass each."""
+        virtual = None if self.adapter is None else self.adapter.virtual_tokens()
+        return refusal_log_odds(self.lm, [self.prompt_ids(c) for c in conversations], self.refusal_token, virtual)

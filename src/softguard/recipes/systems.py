@@ -1,0 +1,41 @@
+"""A system by the name of a run or a model."""
+
+from pathlib import Path
+
+from softguard.core import System
+from softguard.errors import ConfigError
+from softguard.guards import load_guard
+from softguard.models import load_model
+from softguard.recipes.config import SYSTEM_PROMPT
+from softguard.recipes.distill import load_run
+from softguard.recipes.student import ModelSystem
+from softguard.teacher import GuardedSystem
+
+
+def named_system(run_or_model: str, system: str, guard: str | None) -> tuple[System, str]:
+    """Return the system and what describes it for a job's binding hash.
+
+    Raises:
+        ConfigError: a student of a bare model, or a guarded model without a guard.
+    """
+    if (Path(run_or_model) / "config.toml").exists():
+        loaded = load_run(Path(run_or_model))
+        lm, config = loaded.lm, loaded.config
+        described = f"{(loaded.run.path / 'manifest.json').read_text()}|{system}"
+        refusal, prompt, guard = config.teacher.refusal_text, config.evaluation.system_prompt, guard or config.teacher.guard
+        if system == "student":
+            return loaded.student(), described
+    else:
+        if system == "student":
+            raise ConfigError("a run directory for the student", repr(run_or_model), "name the folder that `distill` wrote")
+        if system == "guarded" and guard is None:
+            raise ConfigError("--guard with a model", "none", "name one of `softguard guard list`")
+        lm = load_model(run_or_model)
+        refusal, prompt, described = None, SYSTEM_PROMPT, f"{lm.fingerprint}|{system}"
+    if system == "guarded":
+        assert guard is not None
+        judge = load_guard(guard)
+        guarded = GuardedSystem(lm, judge) if refusal is None else GuardedSystem(lm, judge, refusal)
+        return guarded, f"{described}|{judge.fingerprint}"
+    options = {} if refusal is None else {"refusal_text": refusal}
+    return ModelSystem(system, lm, system_prompt=prompt if system == "system_prompt" else None, **options), described

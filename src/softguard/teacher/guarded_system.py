@@ -1,0 +1,76 @@
+"""The guarded system (paper, eq. 1-2): draw y; return it with probability alpha = p(s=1|x,y), else the fixed refusal."""
+
+import math
+from collections.abc import Sequence
+
+from softguard.core import REFUSAL_TEXT, Conversation, Guard, Reply, ReplySettings
+from softguard.core.protocols import Progress
+from softguard.models import ChatRenderer, LanguageModel, sample
+from softguard.models.sampling import uniforms
+
+
+class GuardedSystem:
+    """LLM + guard as one system. An ungraded draft is withheld and says so: unknown is never called safe."""
+
+    def __init__(self, lm: LanguageModel, guard: Guard, refusal_text: str = REFUSAL_TEXT) -> None:
+        self.lm = lm
+        self.guard = guard
+        self.refusal_text = refusal_text
+        self.renderer = ChatRenderer(lm.tokenizer)
+        self.refusal_token = self.renderer.encode_response(refusal_text)[0]
+
+    @property
+    def name(self) -> str:
+        """`guarded`."""
+        return "guarded"
+
+    def respond(
+        self,
+        conversations: Sequence[Conversation],
+        ids: Sequence[str],
+        settings: ReplySettings,
+        progress: Progress | None = None,
+    ) -> list[Reply]:
+        """Return drafts that pass and refusals for the others; the draw is keyed on (seed, id)."""
+        drafts = sample(
+            self.lm,
+            [self.renderer.render(c).ids for c in conversations],
+            list(ids),
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            seed=settings.seed,
+            refusal_token=self.refusal_token,
+            progress=progress,
+        )
+        texts = [self.renderer.decode(d.ids) for d in drafts]
+        verdicts = self.guard.judge([c.with_response(t) for c, t in zip(conversations, texts, strict=True)])
+        replies = []
+        for key, draft, text, verdict in zip(ids, drafts, texts, verdicts, strict=True):
+            if verdict.p_safe is None:
+                replies.append(Reply(self.refusal_text, math.nan, False, None, True, draft=text, ungraded=verdict.ungraded))
+                continue
+            replaced = bool(uniforms(settings.seed, f"guard:{key}", 1)[0] >= verdict.p_safe)
+            replies.append(
+                Reply(
+                    text=self.refusal_text if replaced else text,
+                    refusal_log_odds=log_odds_of(1 - verdict.p_safe),
+                    truncated=draft.truncated and not replaced,
+                    p_safe=verdict.p_safe,
+                    replaced=replaced,
+                    draft=text,
+                )
+            )
+        return replies
+
+    def refusal_log_odds(self, conversations: Sequence[Conversation]) -> list[float]:
+        """Return the log-odds of 1 - p_safe of one greedy draft each: the guard has to read an answer."""
+        settings = ReplySettings(max_new_tokens=48)
+        replies = self.respond(conversations, [str(i) for i in range(len(conversations))], settings)
+        return [r.refusal_log_odds for r in replies]
+
+
+def log_odds_of(p: float) -> float:
+    """Return log p - log(1-p), infinite at 0 and 1."""
+    if p <= 0 or p >= 1:
+        return -math.inf if p <= 0 else math.inf
+    return math.log(p) - math.log1p(-p)

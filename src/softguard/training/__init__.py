@@ -1,0 +1,7 @@
+"""The one training loop. It knows protocols only: which adapter, objective or model it serves it never asks."""
+
+from softguard.training.config import TrainingConfig
+from softguard.training.examples import Example
+from softguard.training.loop import TrainingResult, train
+
+__all__ = ["Example", "TrainingConfig", "TrainingResult", "train"]

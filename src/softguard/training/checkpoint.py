@@ -1,0 +1,37 @@
+"""Checkpoints: adapter and optimiser as safetensors, the rest as JSON; nothing is pickled. Resume is exact."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Write one file atomically: adapter tensors, Adam's moments, and `state` (JSON) in its metadata."""
+    flat = {f"adapter.{k}": v.detach().cpu().clone() for k, v in tensors.items()}
+    for i, parameter_state in enumerate(optimiser.state.values()):
+        flat |= {f"adam.{i}.{k}": v.detach().cpu().clone() for k, v in parameter_state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    save_file(flat, partial, metadata={"state": json.dumps(state)})
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Adam) -> dict[str, Any]:
+    """Put a checkpoint's tensors back and return its `state`."""
+    from safetensors import safe_open
+
+    flat = load_file(path)
+    with torch.no_grad():
+        for i, parameter in enumerate(parameters):
+            parameter.copy_(flat[f"adapter.{i}"])
+            moments = {k.split(".", 2)[2]: v for k, v in flat.items() if k.startswith(f"adam.{i}.")}
+            if moments:
+                optimiser.state[parameter] = {k: v.to(parameter.device) if k != "step" else v for k, v in moments.items()}
+    with safe_open(path, "pt") as file:
+        state: dict[str, Any] = json.loads(file.metadata()["state"])
+    return state

@@ -1,0 +1,27 @@
+"""Settings of the loop."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """Optimisation, validation and stopping."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: int = Field(150, gt=0, description="optimiser steps")
+    batch_size: int = Field(16, gt=1, description="prompts in a step's forward pass")
+    accumulation: int = Field(1, gt=0, description="forward passes in a step")
+    learning_rate: float = Field(0.015, gt=0, description="peak; soft prompts want far more than weights do")
+    warmup_steps: int = Field(10, ge=0, description="linear rise, then cosine to a tenth")
+    adam_epsilon: float = Field(1e-7, gt=0, description="the paper's")
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient of all adapter parameters")
+    harmful_share: float = Field(0.5, gt=0, lt=1, description="share of prompts labelled harmful in a batch")
+    validate_every: int = Field(25, gt=0, description="steps between validations and checkpoints")
+    validation_prompts: int = Field(128, gt=1, description="prompts for the validation AUC, at most")
+    drift_prompts: int = Field(32, gt=0, description="benign and look-alike prompts for the validation drift, at most")
+    drift_weight: float = Field(
+        0.5,
+        ge=0,
+        description="score = AUC of s (harmful against look-alike) - drift_weight * benign KL in nats per token",
+    )
+    token_budget: int = Field(2048, gt=0, description="padded tokens in one pass through the body")
+    seed: int = Field(0, ge=0, description="of the batches and of W")

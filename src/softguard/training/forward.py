@@ -1,0 +1,62 @@
+"""From a batch of examples to what an objective is given."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from softguard.adapters import Adapter
+from softguard.models import LanguageModel, response_states
+from softguard.objectives import Branch, Objective, ObjectiveInput
+from softguard.training.examples import Example
+
+
+def objective_input(
+    lm: LanguageModel,
+    adapter: Adapter,
+    objective: Objective,
+    examples: Sequence[Example],
+    refusal_ids: Sequence[int],
+    token_budget: int,
+) -> ObjectiveInput:
+    """Return the student's logits along both branches with the teacher's beside them.
+
+    Both branches of all rows go through the body together; the head runs on response positions only. A branch whose
+    weight is not above the objective's `branch_floor` is left out, except that every row keeps at least one: its first
+    position carries the decision.
+    """
+    device = lm.device
+    alpha = torch.tensor([e.record.alpha for e in examples], device=device, dtype=torch.float32)
+    prompts = [adapter.extend(e.prompt) for e in examples]
+    floor = objective.branch_floor
+    answer_rows = [i for i, e in enumerate(examples) if e.record.alpha > floor]
+    refusal_rows = [i for i, e in enumerate(examples) if 1 - e.record.alpha > floor]
+    responses = [list(examples[i].record.response_ids) for i in answer_rows] + [list(refusal_ids)] * len(refusal_rows)
+    rows = answer_rows + refusal_rows
+    scored = response_states(lm, [prompts[i] for i in rows], responses, adapter.virtual_tokens(), token_budget=token_budget)
+    logits = lm.head(scored.states)
+    split = sum(len(examples[i].record.response_ids) for i in answer_rows)
+    row = torch.tensor(rows, device=device)[scored.row]
+    dense = "dense" in objective.needs
+    answer_states = [examples[i].record.states for i in answer_rows]
+    with torch.no_grad():
+        first_teacher = lm.head(torch.stack([e.record.states[0] for e in examples]).to(device, lm.dtype))
+        teacher = lm.head(torch.cat(answer_states).to(device, lm.dtype)) if dense and answer_states else None
+    if dense and teacher is None:
+        teacher = logits[:0].detach()
+    return ObjectiveInput(
+        alpha=alpha,
+        answer=Branch(logits[:split], scored.targets[:split], row[:split], scored.position[:split], teacher),
+        refusal=Branch(logits[split:], scored.targets[split:], row[split:], scored.position[split:]),
+        first_logits=logits[_first_positions(row, scored.position, len(examples))],
+        first_teacher_logits=first_teacher,
+        refusal_token=refusal_ids[0],
+    )
+
+
+def _first_positions(row: Tensor, position: Tensor, rows: int) -> Tensor:
+    """Return for each row an index of a position 0 (either branch: the state is the same)."""
+    where = torch.full((rows,), -1, device=row.device)
+    starts = (position == 0).nonzero().squeeze(1)
+    where[row[starts]] = starts
+    return where

@@ -1,0 +1,88 @@
+"""The validation score by which the best checkpoint is chosen: separation and drift together.
+
+score = AUC of s between harmful and look-alike prompts - drift_weight * mean KL(base, student) per token on the base
+model's own answers to benign and look-alike prompts. AUC has no threshold, so "refuse all" cannot win; drift keeps
+the answers the base model's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+
+from softguard.adapters import Adapter
+from softguard.errors import DataError
+from softguard.models import LanguageModel, refusal_log_odds, response_states
+from softguard.objectives.divergences import forward_kl
+from softguard.training.examples import Example
+
+
+@dataclass(frozen=True)
+class ValidationScore:
+    """AUC of s, benign drift in nats per token, and their combination."""
+
+    auc: float
+    drift: float
+    score: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the three figures by name."""
+        return asdict(self)
+
+
+def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Return the Mann-Whitney probability that a positive scores above a negative, ties half."""
+    ranks = rankdata([*positive, *negative])
+    n, m = len(positive), len(negative)
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+@torch.inference_mode()
+def answer_drift(
+    lm: LanguageModel, adapter: Adapter, examples: Sequence[Example], refusal_token: int, token_budget: int = 2048
+) -> list[float]:
+    """Return the mean over each answer's tokens of KL(base, student), nats per token.
+
+    The base model's distributions come from the cached states. At the first position the refusal's first token is part of
+    both distributions: drift includes the decision to answer.
+    """
+    out = []
+    for start in range(0, len(examples), 8):
+        part = examples[start : start + 8]
+        scored = response_states(
+            lm,
+            [adapter.extend(e.prompt) for e in part],
+            [e.record.response_ids for e in part],
+            adapter.virtual_tokens(),
+            token_budget=token_budget,
+        )
+        base = lm.head(torch.cat([e.record.states for e in part]).to(lm.device, lm.dtype))
+        kl = forward_kl(lm.head(scored.states), base)
+        out += [float(kl[scored.row == i].mean()) for i in range(len(part))]
+    return out
+
+
+def validate(
+    lm: LanguageModel,
+    adapter: Adapter,
+    harmful: Sequence[Example],
+    look_alike: Sequence[Example],
+    drift_on: Sequence[Example],
+    refusal_token: int,
+    drift_weight: float,
+) -> ValidationScore:
+    """Return the score of this module.
+
+    Raises:
+        DataError: one of the three sets is empty.
+    """
+    if not (harmful and look_alike and drift_on):
+        found = f"{len(harmful)}, {len(look_alike)}, {len(drift_on)}"
+        raise DataError("harmful, look-alike and benign validation prompts", found, "add prompts of each kind")
+    prompts = [adapter.extend(e.prompt) for e in (*harmful, *look_alike)]
+    s = refusal_log_odds(lm, prompts, refusal_token, adapter.virtual_tokens())
+    separation = auc(s[: len(harmful)], s[len(harmful) :])
+    drift = float(np.mean(answer_drift(lm, adapter, drift_on, refusal_token)))
+    return ValidationScore(separation, drift, separation - drift_weight * drift)

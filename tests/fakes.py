@@ -1,0 +1,76 @@
+"""Fakes for tests, ours and our users': a guard by keyword, a scripted system, a byte tokenizer and tiny random models.
+
+Real objects with small insides, not mocks.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from softguard.core import Conversation, Verdict
+from softguard.models import LanguageModel
+
+CHATML = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nhelp<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of 256 bytes and two turn tokens, with a ChatML template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate(alphabet)}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+_SIZES = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def tiny_model(kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0) -> LanguageModel:
+    """Return a two-layer random model of an architecture: llama, qwen2, gemma3 or gpt2."""
+    torch.manual_seed(seed)
+    if kind == "llama":
+        network = LlamaForCausalLM(LlamaConfig(**_SIZES, num_key_value_heads=2, tie_word_embeddings=True))
+    elif kind == "qwen2":
+        network = Qwen2ForCausalLM(Qwen2Config(**_SIZES, num_key_value_heads=2))
+    elif kind == "gemma3":
+        network = Gemma3ForCausalLM(Gemma3TextConfig(**_SIZES, num_key_value_heads=2, head_dim=8, sliding_window=512))
+    elif kind == "gpt2":
+        network = GPT2LMHeadModel(GPT2Config(vocab_size=258, n_embd=32, n_layer=2, n_head=4, n_positions=512))
+    else:
+        raise ValueError(kind)
+    network = network.eval().requires_grad_(False).to(dtype)
+    return LanguageModel(network, byte_tokenizer(), f"tiny-{kind}", f"fingerprint-{kind}-{seed}", "Apache-2.0")
+
+
+class KeywordGuard:
+    """Calls a pair unsafe when the prompt has the word and the response is not a refusal."""
+
+    name = "keyword"
+    fingerprint = "keyword-1"
+
+    def __init__(self, word: str = "bomb") -> None:
+        self._word = word
+
+    def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        """Return p_safe 0 or 1."""
+        unsafe = [self._word in c.prompt and "Sorry" not in c.response for c in conversations]
+        return [Verdict(p_safe=0.0 if u else 1.0) for u in unsafe]
