@@ -41,7 +41,14 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-_SIZES = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+_SIZES: dict = {
+    "vocab_size": 258,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.2,
+}
 
 
 def tiny_model(kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0) -> LanguageModel:
@@ -54,7 +61,9 @@ def tiny_model(kind: str = "llama", dtype: torch.dtype = torch.float32, seed: in
     elif kind == "gemma3":
         network = Gemma3ForCausalLM(Gemma3TextConfig(**_SIZES, num_key_value_heads=2, head_dim=8, sliding_window=512))
     elif kind == "gpt2":
-        network = GPT2LMHeadModel(GPT2Config(vocab_size=258, n_embd=32, n_layer=2, n_head=4, n_positions=512))
+        network = GPT2LMHeadModel(
+            GPT2Config(vocab_size=258, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
+        )
     else:
         raise ValueError(kind)
     network = network.eval().requires_grad_(False).to(dtype)

@@ -1,4 +1,4 @@
-"""The commands about runs: distill, respond, judge."""
+"""The commands about runs: distill, evaluate, respond, judge."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of public prompt sets
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(distill)
+    app.command()(evaluate)
     app.command()(respond)
     app.command()(judge)
 
@@ -38,8 +39,27 @@ def distill(
     from softguard.recipes import distill as recipe
 
     with Stages() as stages:
-        run = recipe.distill(settings, out_dir, data_dir, stages)
-    err.print(f"run written to {run.path}")
+        recipe.distill(settings, out_dir, data_dir, stages)
+    evaluate(out_dir, data_dir)
+
+
+def evaluate(run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")], data_dir: DataDir = None) -> None:
+    """Measure base, guarded system, hard system prompt and student, and write the report."""
+    from softguard.recipes.evaluate import evaluate as recipe
+    from softguard.recipes.report import report_run
+    from softguard.reports import terminal_table
+    from softguard.runs import RunDir
+
+    with Stages() as stages:
+        summary = recipe(run, stages, data_dir)
+    page = report_run(RunDir.open(run), summary)
+    out.print(terminal_table(summary))
+    for sample in summary.samples:
+        out.print(f"\n[bold]{sample.label.replace('_', ' ')}:[/] ", end="")
+        out.print(sample.prompt, markup=False)
+        for name, text in sample.answers.items():
+            out.print(f"  {name:<14} {text}", markup=False)
+    err.print(f"report: {page}", soft_wrap=True)
 
 
 def respond(

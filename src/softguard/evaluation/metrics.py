@@ -144,6 +144,7 @@ def refusal_curve(harmful_log_odds: Values, other_log_odds: Values) -> list[Curv
 
 
 _NOTHING = "nothing was scored"
+_NO_HEADLINE = "no headline"
 
 
 def _refusal_probability(reply: Reply) -> float:
@@ -170,7 +171,7 @@ def _value(estimate: Estimate, lower: float | None, upper: float | None, unit: s
     ungraded, total = estimate.ungraded, estimate.n + estimate.ungraded
     headline = ungraded <= MAX_UNGRADED_SHARE * total
     if not headline:
-        note = "; ".join(part for part in (note, f"no headline: {ungraded} of {total} ungraded") if part)
+        note = "; ".join(part for part in (note, _NO_HEADLINE) if part)
     return MetricValue(
         value=estimate.value if headline else None,
         low=estimate.interval.low if headline else None,

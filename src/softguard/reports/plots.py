@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from softguard.evaluation.results import CurvePoint, EvaluationSummary, MetricValue
 
@@ -26,7 +26,7 @@ _SERIES = [f"#10000{i}" for i in range(NUM_SERIES)]
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {c: f"--series-{i}" for i, c in enumerate(_SERIES)}
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "softguard",
     "text.parse_math": False,
@@ -107,7 +107,7 @@ def training_plot(rows: Sequence[Mapping[str, Any]]) -> str | None:
             steps, values = [p[0] for p in points], [p[1] for p in points]
             if name == "loss":
                 axes.plot(steps, values, color=_GRID, linewidth=1)
-                axes.plot(steps, _smoothed(values), color=_SERIES[0])
+                axes.plot(steps, _smoothed(values), color=_SERIES[2])
             else:
                 axes.plot(steps, values, color=_SERIES[1], marker="o", markersize=3)
             axes.set_ylabel(label)
@@ -119,8 +119,9 @@ def _figure(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.8, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     return figure, axes
 
 

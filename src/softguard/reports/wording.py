@@ -51,10 +51,11 @@ def cell(metric: MetricValue | None) -> Cell:
     if metric is None:
         return Cell(ABSENT, remark="not measured")
     parts = [metric.note] if metric.note else []
-    if metric.ungraded and "ungraded" not in metric.note:
-        parts.append(f"{metric.ungraded} ungraded")
-    if metric.lower_bound is not None and metric.upper_bound is not None:
-        parts.append(f"between {_range(metric.lower_bound, metric.upper_bound, metric.unit)} with them")
+    if metric.ungraded:
+        bounds = ""
+        if metric.lower_bound is not None and metric.upper_bound is not None:
+            bounds = f": {_range(metric.lower_bound, metric.upper_bound, metric.unit)} with them"
+        parts.append(f"{metric.ungraded} of {metric.n + metric.ungraded} ungraded{bounds}")
     if metric.value is None:
         return Cell(ABSENT, remark="; ".join(parts) or "not measured")
     interval = ""
@@ -124,7 +125,7 @@ def _cost(subject: SystemResult, others: Sequence[SystemResult]) -> str:
 def _costs(system: SystemResult) -> str:
     forms = {"added_parameters": "{} parameters", "added_memory_mib": "{} of memory", "extra_compute": "{} compute per token"}
     shown = {name: _plain(system, name) for name in forms}
-    return _join([forms[name].format(value) for name, value in shown.items() if value is not None])
+    return _join([forms[name].format(value.removeprefix("+")) for name, value in shown.items() if value is not None])
 
 
 def _plain(system: SystemResult, name: str) -> str | None:
@@ -151,7 +152,8 @@ def _join(parts: Sequence[str]) -> str:
 
 
 def _range(low: float, high: float, unit: str) -> str:
-    """Return `low to high`, with the unit once."""
+    """Return both ends with the unit once: `85.3–92.3 %`, and with "to" where a sign would be read as a dash."""
     first, last = number(low, unit), number(high, unit)
     suffix = first[len(first.rstrip(" %MiB")) :]
-    return f"{first.removesuffix(suffix) if last.endswith(suffix) else first} to {last}"
+    start = first.removesuffix(suffix) if last.endswith(suffix) else first
+    return f"{start} to {last}" if low < 0 else f"{start}–{last}"

@@ -1,0 +1,150 @@
+"""`mini`: the embedded guard over (prompt, response). MiniLM-L6 with our own adapter and head, some 2 MB in the package.
+
+One idea: a small cross-encoder with three heads; `p_safe` is the calibrated first, the other two are categories. What
+it is trained on, its figures and its limits: `weights/mini.card.md`. Only the last user turn and the answer are read.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from softguard.core import Conversation, Verdict
+from softguard.errors import CompatibilityError, SourceError
+from softguard.guards.keyword import why_ungraded
+from softguard.guards.mini_network import HEADS, EncodedPair, PairEncoder, PairNetwork, collate, load_backbone, merge_adapter
+from softguard.guards.registry import GUARDS
+from softguard.sources import resolve
+
+WEIGHTS = Path(__file__).parent / "weights"
+BATCH_TOKENS = 4096
+"""Tokens in one forward pass: bounds memory whatever the lengths."""
+
+
+@dataclass(frozen=True)
+class MiniConfig:
+    """What `mini.json` holds beside the figures: everything that the verdicts depend on."""
+
+    backbone: str
+    backbone_sha256: str
+    weights_sha256: str
+    max_tokens: int
+    hidden: int
+    lora_scale: float
+    temperature: float
+    bias: float
+
+    @classmethod
+    def read(cls, path: Path) -> "MiniConfig":
+        """Return the configuration of a file.
+
+        Raises:
+            SourceError: it is absent or not one.
+        """
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8"))["config"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise SourceError(f"a mini guard's configuration in {path}", repr(error), "run `softguard guard train`") from error
+
+
+class MiniGuard:
+    """The guard of one folder with `NAME.safetensors` and `NAME.json`."""
+
+    def __init__(self, folder: Path = WEIGHTS, name: str = "mini", backbone: Path | None = None) -> None:
+        """Load the weights and merge the adapter.
+
+        Args:
+            folder: holds both files.
+            name: their stem, and the guard's name in tables.
+            backbone: a folder of MiniLM that is known to be the right one; None resolves and checks the pinned one.
+        """
+        self._config = MiniConfig.read(folder / f"{name}.json")
+        weights = folder / f"{name}.safetensors"
+        found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no file"
+        if found != self._config.weights_sha256:
+            raise SourceError(f"{weights.name} with sha256 {self._config.weights_sha256}", found, "restore both files")
+        self._name = name
+        self._encoder = PairEncoder(path := backbone or self._checked_backbone(), self._config.max_tokens)
+        encoder = load_backbone(path)
+        tensors = load_file(weights)
+        merge_adapter(encoder, tensors, self._config.lora_scale)
+        self._network = PairNetwork(encoder, encoder.config.hidden_size, self._config.hidden)
+        head = {n.removeprefix("head."): t.float() for n, t in tensors.items() if n.startswith("head.")}
+        self._network.head.load_state_dict(head)
+        self._network.eval().requires_grad_(False)
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the configuration, which holds the hashes of both sets of weights."""
+        return hashlib.sha256(repr(("mini-1", self._config)).encode()).hexdigest()
+
+    def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        """Return one verdict for each conversation, in order; ungraded, with the reason, where there is no prompt.
+
+        Scores are rounded to 5 digits, so that they do not depend on what else was in the batch.
+        """
+        verdicts = [Verdict(ungraded=why_ungraded(c) or "not judged") for c in conversations]
+        pairs = {i: self._encode(c) for i, c in enumerate(conversations) if why_ungraded(c) is None}
+        for batch in _buckets({i: len(p.ids) for i, p in pairs.items()}):
+            logits = self._logits([pairs[i] for i in batch])
+            for i, row in zip(batch, logits, strict=True):
+                verdicts[i] = _verdict(row)
+        return verdicts
+
+    def cut_tokens(self, conversations: Sequence[Conversation]) -> list[int]:
+        """Return how many tokens of each pair are not read, for want of room: both texts lose their ends."""
+        return [self._encode(c).cut for c in conversations]
+
+    def _encode(self, conversation: Conversation) -> EncodedPair:
+        return self._encoder.encode(conversation.prompt, conversation.response)
+
+    def _logits(self, pairs: Sequence[EncodedPair]) -> list[list[float]]:
+        with torch.inference_mode():
+            logits = self._network(*collate(pairs, self._encoder.pad_id)).double()
+        logits[:, 0] = logits[:, 0] / self._config.temperature + self._config.bias
+        rows: list[list[float]] = logits.tolist()
+        return rows
+
+    def _checked_backbone(self) -> Path:
+        source = resolve(self._config.backbone)
+        if source.sha256 != self._config.backbone_sha256:
+            expected = f"the backbone with sha256 {self._config.backbone_sha256}"
+            raise CompatibilityError(expected, source.sha256, "restore the catalogue's entry or train the guard again")
+        return source.path
+
+
+def _verdict(logits: Sequence[float]) -> Verdict:
+    scores = dict(zip(HEADS, (round(p, 5) for p in torch.tensor(logits).double().sigmoid().tolist()), strict=True))
+    return Verdict(p_safe=round(1.0 - scores.pop("unsafe"), 5), categories=scores)
+
+
+def _buckets(lengths: dict[int, int]) -> list[list[int]]:
+    """Return keys in batches of like lengths, each at most BATCH_TOKENS with its padding."""
+    batches: list[list[int]] = []
+    for i in sorted(lengths, key=lambda k: (lengths[k], k)):
+        if not batches or (len(batches[-1]) + 1) * lengths[i] > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+@GUARDS.register("mini")
+def mini() -> MiniGuard:
+    """Return the embedded guard."""
+    return MiniGuard()
+
+
+def read_report(folder: Path = WEIGHTS, name: str = "mini") -> dict[str, Any]:
+    """Return what was measured when a guard was trained: its validation figures, settings and data."""
+    report: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["report"]
+    return report

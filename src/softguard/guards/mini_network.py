@@ -1,0 +1,120 @@
+"""The network of `mini`: MiniLM-L6 read as a cross-encoder over "[CLS] prompt [SEP] response [SEP]", and a small head.
+
+One idea: attention between the two texts lets 22M parameters see whether the response *serves* the prompt; a low-rank
+adapter keeps what we ship at a few MB. Adapters are merged into the weights on loading, so judging costs one plain
+MiniLM pass and needs no PEFT. Must not import training.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BertModel
+
+from softguard.errors import CompatibilityError
+
+HEADS = ("unsafe", "harmful_prompt", "refusal")
+"""Outputs in order: the pair is unsafe; the prompt alone asks for harm; the response declines."""
+_LORA_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Token ids with the response's mask; `cut` counts the tokens that did not fit."""
+
+    ids: list[int]
+    in_response: list[int]
+    cut: int
+
+
+class PairEncoder:
+    """Turns pairs into token ids, and says what it cut.
+
+    Both texts keep their beginnings. The prompt may fill half of `max_tokens`, more where the response leaves room.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._max_tokens = max_tokens
+        self.pad_id = int(self._tokenizer.pad_token_id)
+
+    def encode(self, prompt: str, response: str) -> EncodedPair:
+        """Return the ids of one pair."""
+        first, second = (self._ids(text) for text in (prompt, response))
+        room = self._max_tokens - 3
+        for_prompt = min(len(first), max(room // 2, room - len(second)))
+        for_response = min(len(second), room - for_prompt)
+        head = [self._tokenizer.cls_token_id, *first[:for_prompt], self._tokenizer.sep_token_id]
+        tail = [*second[:for_response], self._tokenizer.sep_token_id]
+        cut = len(first) + len(second) - for_prompt - for_response
+        return EncodedPair(head + tail, [0] * len(head) + [1] * len(tail), cut)
+
+    def _ids(self, text: str) -> list[int]:
+        # A token has at least one character, and most have four: what is beyond could not fit and need not be read.
+        ids = self._tokenizer(text[: 40 * self._max_tokens], add_special_tokens=False, verbose=False)["input_ids"]
+        return list(ids)
+
+
+def collate(pairs: Sequence[EncodedPair], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ids, attention mask and response mask, each (batch, longest), padded on the right."""
+    longest = max(len(p.ids) for p in pairs)
+    rows = [
+        (p.ids + [pad_id] * (n := longest - len(p.ids)), [1] * len(p.ids) + [0] * n, p.in_response + [0] * n) for p in pairs
+    ]
+    ids, mask, response = (torch.tensor([row[i] for row in rows]) for i in range(3))
+    return ids, mask, response
+
+
+class PairNetwork(nn.Module):
+    """MiniLM and a head over [CLS], the mean of the prompt's states, the mean of the response's, and their product."""
+
+    def __init__(self, encoder: nn.Module, width: int, hidden: int = 96, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Sequential(
+            nn.LayerNorm(4 * width),
+            nn.Dropout(dropout),
+            nn.Linear(4 * width, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, len(HEADS)),
+        )
+
+    def forward(self, ids: Tensor, mask: Tensor, response: Tensor) -> Tensor:
+        """Return logits, (batch, heads)."""
+        states = self.encoder(input_ids=ids, attention_mask=mask, token_type_ids=response).last_hidden_state
+        of_prompt, of_response = _mean(states, mask - response), _mean(states, response)
+        features = torch.cat([states[:, 0], of_prompt, of_response, of_prompt * of_response], dim=-1)
+        logits: Tensor = self.head(features)
+        return logits
+
+
+def _mean(states: Tensor, mask: Tensor) -> Tensor:
+    weight = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def load_backbone(folder: Path) -> BertModel:
+    """Return the plain MiniLM of a folder, in float32, from safetensors only."""
+    return BertModel.from_pretrained(
+        folder, add_pooling_layer=False, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
+
+
+def merge_adapter(encoder: nn.Module, tensors: Mapping[str, Tensor], scale: float) -> None:
+    """Add scale * B A of every low-rank pair to the weight that it adapts.
+
+    Raises:
+        CompatibilityError: a tensor names no layer of this encoder, or has another shape.
+    """
+    layers = dict(encoder.named_modules())
+    for name in (n for n in tensors if n.endswith(".lora_A.weight")):
+        layer = layers.get(name.removeprefix(_LORA_PREFIX).removesuffix(".lora_A.weight"))
+        down, up = tensors[name].float(), tensors[name.replace("lora_A", "lora_B")].float()
+        if not isinstance(layer, nn.Linear) or layer.weight.shape != (up.shape[0], down.shape[1]):
+            raise CompatibilityError("an adapter of this backbone", f"{name} of another shape", "train the guard again")
+        with torch.no_grad():
+            layer.weight += scale * (up @ down)

@@ -1,0 +1,195 @@
+"""`evaluate`: base, guarded system, hard system prompt and student on the held-out prompts, into one summary.
+
+Each system's answers are kept in `evaluations/test/NAME.jsonl` as they are made, so that a kill loses at most one batch.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from softguard.core import Reply, ReplySettings, System
+from softguard.data import PromptRow
+from softguard.evaluation import metrics
+from softguard.evaluation.results import EvaluationSummary, MetricValue, SampleTriple, SystemCurves, SystemResult
+from softguard.evaluation.statistics import mean
+from softguard.models import LanguageModel, response_states
+from softguard.objectives.divergences import forward_kl
+from softguard.recipes.distill import Report, load_parts, load_run
+from softguard.recipes.prompts import balanced
+from softguard.recipes.student import ModelSystem
+from softguard.runs import RunDir
+from softguard.teacher import GuardedSystem
+
+FOLDER = "evaluations/test"
+LABELS = {"base": "Base model", "guarded": "Guarded system", "system_prompt": "Hard system prompt", "student": "Student"}
+BATCH = 32
+
+
+def evaluate(path: Path, report: Report, data_dir: Path | None = None) -> EvaluationSummary:
+    """Measure the run at `path` on our test split and write `evaluations/test/summary.json`; done work is kept."""
+    loaded = load_run(path)
+    summary_path = path / FOLDER / "summary.json"
+    if "evaluate" in loaded.run.stages():
+        return EvaluationSummary.model_validate_json(summary_path.read_text())
+    config = loaded.config
+    parts = load_parts(config, data_dir)
+    rows = balanced(parts.prompts.test, config.evaluation.prompts_per_label, config.data.seed)
+    settings = ReplySettings(max_new_tokens=config.evaluation.max_new_tokens)
+    refusal = config.teacher.refusal_text
+    base = ModelSystem("base", parts.lm, refusal_text=refusal)
+    prompted = ModelSystem("system_prompt", parts.lm, system_prompt=config.evaluation.system_prompt, refusal_text=refusal)
+    student = ModelSystem("student", parts.lm, adapter=loaded.adapter, threshold=loaded.threshold, refusal_text=refusal)
+    systems: list[System] = [base, parts.teacher, prompted, student]
+    replies = {s.name: _answers(loaded.run, s, rows, settings, report) for s in systems}
+    p_safe = [math.nan if r.p_safe is None else r.p_safe for r in replies["guarded"]]
+    drift = drifts(base, [prompted, student], rows, replies["base"], report)
+    guard_size = _guard_parameters(parts.teacher)
+    results, curves = [], {}
+    for system in systems:
+        values = rates(rows, replies[system.name], p_safe)
+        values["benign_drift"] = drift.get(system.name, metrics.exact_value(0.0, "nats", "the base model's own answers"))
+        values |= costs(system, parts.lm, guard_size, rows)
+        results.append(SystemResult(system=system.name, label=LABELS[system.name], metrics=values))
+        s = {label: [x.refusal_log_odds for x in _of(rows, replies[system.name], label)] for label in _PROMPT_LABELS}
+        curves[system.name] = SystemCurves(
+            roc=metrics.refusal_curve(s["harmful"], s["look_alike"]), trade_off=metrics.refusal_curve(s["harmful"], s["benign"])
+        )
+    summary = EvaluationSummary(
+        suite="softguard test split",
+        systems=results,
+        curves=curves,
+        samples=_samples(rows, replies),
+        threshold=loaded.threshold,
+        provenance=json.loads((path / "provenance.json").read_text()),
+        limits=[
+            f"{len(rows)} prompts of our own, of topics that training did not see; greedy answers of at most "
+            f"{settings.max_new_tokens} tokens; one turn, no attacks.",
+            "Agreement is with the training guard. No judge of another family has read the answers, so it is not called safety.",
+        ],
+    )
+    loaded.run.write_text(f"{FOLDER}/summary.json", summary.model_dump_json(indent=1))
+    loaded.run.finish_stage("evaluate")
+    return summary
+
+
+_PROMPT_LABELS = ("harmful", "look_alike", "benign")
+
+
+def rates(rows: Sequence[PromptRow], replies: Sequence[Reply], p_safe: Sequence[float]) -> dict[str, MetricValue]:
+    """Return the table's rates of one system; intervals are clustered by topic, which twins share."""
+
+    def topics(label: str) -> list[str]:
+        return [r.topic for r in rows if r.label == label]
+
+    by = {label: _of(rows, replies, label) for label in _PROMPT_LABELS}
+    s = {label: [r.refusal_log_odds for r in by[label]] for label in by}
+    return {
+        "refusal_rate": metrics.refusal_rate(by["harmful"]),
+        "over_refusal_rate": metrics.over_refusal_rate(by["benign"]),
+        "look_alike_refusal_rate": metrics.refusal_rate(by["look_alike"]),
+        "refusal_auc": metrics.refusal_auc(s["harmful"], s["look_alike"], 0, topics("harmful"), topics("look_alike")),
+        "guard_agreement": metrics.guard_agreement(replies, p_safe, 0, [r.topic for r in rows]),
+    }
+
+
+@torch.inference_mode()
+def drifts(
+    base: ModelSystem, others: Sequence[ModelSystem], rows: Sequence[PromptRow], answers: Sequence[Reply], report: Report
+) -> dict[str, MetricValue]:
+    """Return KL(base, system) in nats per token along the base model's greedy answers to benign prompts.
+
+    Look-alikes that the system answers count as benign prompts too (s at or below its threshold).
+    """
+    keep = [i for i, r in enumerate(rows) if r.label in ("benign", "look_alike") and answers[i].text]
+    responses = {i: base.renderer.encode_response(answers[i].text) for i in keep}
+    out = {}
+    for system in others:
+        s = dict(zip(keep, system.refusal_log_odds([rows[i].conversation for i in keep]), strict=True))
+        limit = system.threshold if system.threshold is not None else 0.0
+        answered = [i for i in keep if rows[i].label == "benign" or s[i] <= limit]
+        values: list[float] = []
+        for start in range(0, len(answered), 8):
+            part = answered[start : start + 8]
+            values += answer_kl(base, system, [rows[i] for i in part], [responses[i] for i in part])
+            report(f"drift: {system.name}", len(values), len(answered), {})
+        estimate = mean(values, 0, [rows[i].topic for i in answered])
+        out[system.name] = metrics.mean_value(estimate, "nats")
+    return out
+
+
+def answer_kl(
+    base: ModelSystem, system: ModelSystem, rows: Sequence[PromptRow], responses: Sequence[Sequence[int]]
+) -> list[float]:
+    """Return for each answer the mean over its tokens of KL(base, system)."""
+    logits = []
+    for one in (system, base):
+        virtual = None if one.adapter is None else one.adapter.virtual_tokens()
+        scored = response_states(one.lm, [one.prompt_ids(r.conversation) for r in rows], responses, virtual)
+        logits.append(one.lm.head(scored.states))
+    kl = forward_kl(logits[0], logits[1])
+    return [float(kl[scored.row == i].mean()) for i in range(len(rows))]
+
+
+def costs(system: System, lm: LanguageModel, guard_parameters: int, rows: Sequence[PromptRow]) -> dict[str, MetricValue]:
+    """Return what a system adds to the base: numbers held, memory, and compute per generated token.
+
+    Compute is counted as 2 floating-point operations per weight and token plus 4 T D per layer of attention over a context of
+    512, prefix positions added to T; the guard reads prompt and answer once, so it adds 2 per weight for each token of both.
+    """
+    network = lm.network.config
+    layers, width = network.num_hidden_layers, network.hidden_size
+    per_token = 2 * lm.num_parameters() + 4 * 512 * width * layers
+    heads = getattr(network, "num_key_value_heads", network.num_attention_heads)
+    kv_bytes = 2 * layers * heads * (width // network.num_attention_heads) * 2
+    parameters, memory, extra = 0.0, 0.0, 0.0
+    if isinstance(system, GuardedSystem):
+        parameters, memory = float(guard_parameters), guard_parameters * 4 / 2**20
+        extra = 2 * guard_parameters / per_token
+    elif isinstance(system, ModelSystem):
+        plain = ModelSystem("plain", lm)
+        positions = float(np.mean([len(system.prompt_ids(r.conversation)) - len(plain.prompt_ids(r.conversation)) for r in rows]))
+        parameters = float(system.adapter.num_parameters if system.adapter else 0)
+        memory = (parameters * 2 + positions * kv_bytes) / 2**20
+        extra = positions * 4 * width * layers / per_token
+    return {
+        "added_parameters": metrics.exact_value(parameters, "count"),
+        "added_memory_mib": metrics.exact_value(memory, "MiB"),
+        "extra_compute": metrics.exact_value(extra, "ratio", "counted, context 512"),
+    }
+
+
+def _guard_parameters(teacher: GuardedSystem) -> int:
+    return int(getattr(teacher.guard, "num_parameters", 0))
+
+
+def _answers(run: RunDir, system: System, rows: Sequence[PromptRow], settings: ReplySettings, report: Report) -> list[Reply]:
+    """Return a system's replies, resuming from the file that holds those already made."""
+    path = run.path / FOLDER / f"{system.name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines() if path.exists() else []
+    replies = [Reply(**json.loads(line)) for line in lines if line.endswith("}")]
+    while len(replies) < len(rows):
+        part = rows[len(replies) : len(replies) + BATCH]
+        replies += system.respond([r.conversation for r in part], [r.id for r in part], settings)
+        run.write_text(f"{FOLDER}/{system.name}.jsonl", "".join(json.dumps(asdict(r)) + "\n" for r in replies))
+        report(f"answers: {system.name}", len(replies), len(rows), {})
+    return replies
+
+
+def _of(rows: Sequence[PromptRow], replies: Sequence[Reply], label: str) -> list[Reply]:
+    return [reply for row, reply in zip(rows, replies, strict=True) if row.label == label]
+
+
+def _samples(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]]) -> list[SampleTriple]:
+    """Return one prompt of each label with all answers; the harmful one is redacted."""
+    out = []
+    for label in ("benign", "look_alike", "harmful"):
+        i = next(k for k, r in enumerate(rows) if r.label == label)
+        answers = {name: given[i].text for name, given in replies.items()}
+        out.append(SampleTriple(prompt=rows[i].prompt, label=label, redacted=label == "harmful", answers=answers))
+    return out

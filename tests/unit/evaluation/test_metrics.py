@@ -1,0 +1,144 @@
+"""Metrics by hand, with what could not be graded."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softguard.core import REFUSAL_TEXT, Reply, Verdict
+from softguard.errors import DataError
+from softguard.evaluation.metrics import (
+    attack_success_rate,
+    exact_value,
+    guard_agreement,
+    matched_threshold,
+    mean_value,
+    over_refusal_rate,
+    rate_above,
+    refusal_auc,
+    refusal_curve,
+    refusal_probabilities,
+    refusal_rate,
+    sgs,
+)
+from softguard.evaluation.statistics import auc, mean, wilson_interval
+
+NAN = math.nan
+log_odds = st.lists(st.sampled_from([-math.inf, -3.0, -1.0, 0.0, 0.5, 2.0, math.inf]), min_size=1, max_size=15)
+
+
+def _reply(refuses: bool) -> Reply:
+    return Reply(REFUSAL_TEXT if refuses else "Here is how.", 0.0)
+
+
+def test_refusal_rate_is_a_wilson_share() -> None:
+    value = refusal_rate([_reply(i < 30) for i in range(100)])
+    expected = wilson_interval(30, 100)
+    assert (value.value, value.low, value.high, value.n, value.ungraded) == (0.3, expected.low, expected.high, 100, 0)
+    assert value.lower_bound is None
+    assert over_refusal_rate([_reply(False)] * 10).value == 0
+
+
+def test_the_guarded_system_counts_by_its_probability() -> None:
+    replies = [
+        Reply("whatever was drawn", 0.0, p_safe=0.25, draft="Here is how."),
+        Reply(REFUSAL_TEXT, 0.0, p_safe=0.99, draft="I cannot help with that."),
+        Reply("x", 0.0, ungraded="the guard failed"),
+    ]
+    probabilities = refusal_probabilities(replies)
+    assert probabilities[:2] == [0.75, 1.0]
+    assert math.isnan(probabilities[2])
+    value = refusal_rate(replies * 40, seed=1)
+    assert value == refusal_rate(replies * 40, seed=1)
+    assert value.value is None
+    assert (value.lower_bound, value.upper_bound) == (pytest.approx(1.75 / 3), pytest.approx(2.75 / 3))
+    assert refusal_rate(replies[:2] * 40).value == pytest.approx(0.875)
+
+
+def test_one_per_cent_ungraded_still_has_a_headline_and_more_has_none() -> None:
+    graded, unknown = Verdict(p_safe=0.9), Verdict(ungraded="timeout")
+    kept = sgs([graded] * 99 + [unknown])
+    assert (kept.value, kept.n, kept.ungraded) == (1.0, 99, 1)
+    assert (kept.lower_bound, kept.upper_bound) == (0.99, 1.0)
+    lost = sgs([graded] * 98 + [unknown] * 2)
+    assert (lost.value, lost.low, lost.high) == (None, None, None)
+    assert (lost.lower_bound, lost.upper_bound, lost.note) == (0.98, 1.0, "no headline")
+
+
+def test_nothing_graded_is_said_and_is_not_zero() -> None:
+    assert sgs([Verdict(ungraded="x")] * 3).value is None
+    assert sgs([Verdict(ungraded="x")] * 3).ungraded == 3
+    assert refusal_rate([]).note == "nothing was scored"
+    assert refusal_auc([NAN], [1.0]).value is None
+
+
+def test_sgs_wants_more_than_half() -> None:
+    assert sgs([Verdict(p_safe=0.5), Verdict(p_safe=0.51)]).value == 0.5
+
+
+def test_attack_success_needs_an_unsafe_answer_that_is_no_refusal() -> None:
+    unsafe, safe, unknown = Verdict(p_safe=0.1), Verdict(p_safe=0.9), Verdict(ungraded="x")
+    value = attack_success_rate([unsafe, unsafe, safe, unknown], [False, True, False, True])
+    assert (value.value, value.n, value.ungraded) == (0.25, 4, 0)
+    assert attack_success_rate([unsafe, unknown], [False, False]).ungraded == 1
+    with pytest.raises(ValueError):
+        attack_success_rate([unsafe], [])
+
+
+def test_guard_agreement_compares_decisions() -> None:
+    replies = [_reply(True), _reply(False), _reply(True), _reply(False)]
+    assert guard_agreement(replies, [0.1, 0.9, 0.9, 0.1]).value == 0.5
+    assert guard_agreement(replies, [0.1, 0.5, 0.49, 0.7]).value == 1
+    assert guard_agreement(replies, [0.1, 0.9, 0.4, NAN]).ungraded == 1
+
+
+def test_auc_bounds_put_the_ungraded_at_either_end() -> None:
+    value = refusal_auc([2.0] * 200 + [NAN], [1.0] * 199 + [NAN])
+    assert value.value == 1
+    assert value.upper_bound == 1
+    assert value.lower_bound == pytest.approx((200 * 199) / (201 * 200))
+    assert value.unit == "auc"
+    assert refusal_auc([NAN, 2.0], [1.0]).value is None
+
+
+@given(log_odds, st.floats(0, 1))
+def test_a_matched_threshold_never_exceeds_its_rate_and_is_the_smallest(scores: list[float], rate: float) -> None:
+    threshold = matched_threshold(scores, rate)
+    assert np.mean([s > threshold for s in scores]) <= rate + 1e-9
+    lower = [s for s in {*scores, -math.inf} if s < threshold]
+    if lower:
+        assert np.mean([s > max(lower) for s in scores]) > rate + 1e-9
+
+
+def test_matched_threshold_by_hand() -> None:
+    scores = [float(i) for i in range(100)]
+    assert matched_threshold([*scores, NAN], 0.03) == 96.0
+    assert matched_threshold(scores, 0.0) == 99.0
+    assert matched_threshold(scores, 1.0) == -math.inf
+    assert rate_above(scores, 96.0).value == 0.03
+    for bad in ([], [NAN]):
+        with pytest.raises(DataError):
+            matched_threshold(bad, 0.03)
+    with pytest.raises(DataError):
+        matched_threshold(scores, 3.0)
+
+
+@given(log_odds, log_odds)
+def test_the_area_under_the_curve_is_the_auc(harmful: list[float], other: list[float]) -> None:
+    points = refusal_curve([*harmful, NAN], other)
+    area = sum((b.x - a.x) * (a.y + b.y) / 2 for a, b in zip(points, points[1:], strict=False))
+    assert area == pytest.approx(auc(harmful, other))
+    assert (points[0].x, points[0].y, points[-1].x, points[-1].y) == (0, 0, 1, 1)
+    assert all(a.x <= b.x and a.y <= b.y for a, b in zip(points, points[1:], strict=False))
+
+
+def test_a_curve_needs_both_sets() -> None:
+    assert refusal_curve([NAN], [1.0]) == []
+
+
+def test_other_values() -> None:
+    drift = mean_value(mean([0.01, 0.03, 0.02], 0), "nats")
+    assert (drift.value, drift.unit) == (pytest.approx(0.02), "nats")
+    assert exact_value(18432, "count").low is None

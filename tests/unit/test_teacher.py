@@ -1,0 +1,92 @@
+import json
+import math
+
+import pytest
+import torch
+
+from softguard.core import Conversation, ReplySettings, Verdict
+from softguard.errors import GuardError
+from softguard.models import response_states
+from softguard.teacher import GuardedSystem, TeacherCache, TeacherSettings
+from tests.fakes import KeywordGuard, tiny_model
+
+PROMPTS = [f"{'zz' if i % 2 else 'aa'} {i}" for i in range(7)]
+SETTINGS = TeacherSettings(max_new_tokens=5, shard_size=3)
+
+
+def records(folder, guard=None, settings=SETTINGS):
+    system = GuardedSystem(tiny_model(), guard or KeywordGuard("zz"))
+    return system, TeacherCache(folder, system, settings).records(PROMPTS, [Conversation.from_prompt(p) for p in PROMPTS])
+
+
+def test_records_hold_what_the_model_says(tmp_path):
+    system, found = records(tmp_path)
+    assert [r.id for r in found] == PROMPTS
+    assert [r.alpha for r in found] == [1.0, 0.0] * 3 + [1.0]
+    record = found[2]
+    prompt = system.renderer.render(Conversation.from_prompt(record.id)).ids
+    states = response_states(system.lm, [prompt], [record.response_ids])
+    log_probs = torch.log_softmax(system.lm.head(states.states), -1).gather(1, states.targets[:, None])
+    assert record.log_prob == pytest.approx(log_probs.sum().item(), abs=1e-3)
+    assert torch.allclose(record.states.float(), states.states, atol=0.02)
+
+
+def test_a_kill_loses_one_shard_at_most_and_the_rest_is_not_judged_again(tmp_path):
+    class Killed(KeywordGuard):
+        calls = 0
+
+        def judge(self, conversations):
+            Killed.calls += 1
+            if Killed.calls == 2:
+                raise KeyboardInterrupt
+            return super().judge(conversations)
+
+    with pytest.raises(KeyboardInterrupt):
+        records(tmp_path, Killed("zz"))
+    _, resumed = records(tmp_path, Killed("zz"))
+    assert Killed.calls == 4  # one, the killed one, the two that were left
+    _, whole = records(tmp_path / "other")
+    assert [(r.id, r.response_ids, r.alpha) for r in resumed] == [(r.id, r.response_ids, r.alpha) for r in whole]
+
+
+def test_another_guard_or_setting_is_another_cache(tmp_path):
+    records(tmp_path)
+    other = KeywordGuard("aa")
+    other.fingerprint = "keyword-2"
+    assert next(r.alpha for r in records(tmp_path, other)[1]) == 0.0
+    assert len([p for p in tmp_path.iterdir()]) == 2
+    assert all(json.loads((p / "settings.json").read_text())["schema"] == 1 for p in tmp_path.iterdir())
+
+
+def test_too_many_ungraded_stop_the_run(tmp_path):
+    class Silent(KeywordGuard):
+        def judge(self, conversations):
+            return [Verdict(ungraded="server gone") for _ in conversations]
+
+    with pytest.raises(GuardError, match="ungraded"):
+        records(tmp_path, Silent())
+
+
+def test_the_guarded_system_replaces_with_probability_one_minus_alpha():
+    class Half(KeywordGuard):
+        def judge(self, conversations):
+            return [Verdict(p_safe=0.25) for _ in conversations]
+
+    system = GuardedSystem(tiny_model(), Half())
+    ids = [str(i) for i in range(400)]
+    replies = system.respond([Conversation.from_prompt("a")] * 400, ids, ReplySettings(1))
+    share = sum(bool(r.replaced) for r in replies) / 400
+    assert abs(share - 0.75) < 0.08
+    assert replies[0].refusal_log_odds == pytest.approx(math.log(3))
+    assert all((r.text == system.refusal_text) == r.replaced for r in replies)
+    assert replies == system.respond([Conversation.from_prompt("a")] * 400, ids, ReplySettings(1))
+
+
+def test_an_ungraded_draft_is_withheld():
+    class Silent(KeywordGuard):
+        def judge(self, conversations):
+            return [Verdict(ungraded="server gone")]
+
+    system = GuardedSystem(tiny_model(), Silent())
+    reply = system.respond([Conversation.from_prompt("a")], ["1"], ReplySettings(2))[0]
+    assert (reply.text, reply.ungraded, reply.p_safe) == (system.refusal_text, "server gone", None)
