@@ -122,8 +122,16 @@ class MetricValue(_Frozen):
     note: str = ""
 
 
+SYSTEM_LABELS: Mapping[str, str] = {
+    "base": "base model",
+    "guarded": "guarded system",
+    "system_prompt": "hard system prompt",
+}
+"""What a reader sees where a system has no label of its own."""
+
+
 class SystemResult(_Frozen):
-    """One row of the table: a system and its metrics by name; `label` is what a reader sees."""
+    """One row of the table: a system and its metrics by name; `label` is what a reader sees, where the name is not clear."""
 
     system: str
     metrics: Mapping[str, MetricValue]
@@ -132,12 +140,12 @@ class SystemResult(_Frozen):
 
     @property
     def title(self) -> str:
-        """The label, or the name where there is none."""
-        return self.label or self.system.replace("_", " ")
+        """The label, or the house's for this system, or its name."""
+        return self.label or SYSTEM_LABELS.get(self.system) or self.system.replace("_", " ")
 
 
 class CurvePoint(_Frozen):
-    """One threshold of the refusal log-odds: the share refused on each of two sets."""
+    """One threshold of the refusal log-odds: the share at or above it on each of two sets."""
 
     x: float
     y: float

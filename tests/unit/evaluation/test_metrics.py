@@ -1,5 +1,6 @@
 """Metrics by hand, with what could not be graded."""
 
+import itertools
 import math
 
 import numpy as np
@@ -128,10 +129,10 @@ def test_matched_threshold_by_hand() -> None:
 @given(log_odds, log_odds)
 def test_the_area_under_the_curve_is_the_auc(harmful: list[float], other: list[float]) -> None:
     points = refusal_curve([*harmful, NAN], other)
-    area = sum((b.x - a.x) * (a.y + b.y) / 2 for a, b in zip(points, points[1:], strict=False))
+    area = sum((b.x - a.x) * (a.y + b.y) / 2 for a, b in itertools.pairwise(points))
     assert area == pytest.approx(auc(harmful, other))
     assert (points[0].x, points[0].y, points[-1].x, points[-1].y) == (0, 0, 1, 1)
-    assert all(a.x <= b.x and a.y <= b.y for a, b in zip(points, points[1:], strict=False))
+    assert all(a.x <= b.x and a.y <= b.y for a, b in itertools.pairwise(points))
 
 
 def test_a_curve_needs_both_sets() -> None:
