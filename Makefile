@@ -22,7 +22,7 @@ test-all: $(STAMP)
 	$(PY) -m pytest -m ""
 
 lint: $(STAMP)
-	$(VENV)/bin/ruff check src tests && $(VENV)/bin/ruff format --check src tests
+	$(VENV)/bin/ruff check src tests examples && $(VENV)/bin/ruff format --check src tests examples
 	$(VENV)/bin/lint-imports
 
 clean:
