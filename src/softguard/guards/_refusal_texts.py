@@ -106,7 +106,13 @@ REDIRECTIONS = (
     "It is not possible to do this legally. The records are confidential and protected by law.",
 )
 
-TURNS = ("However, here is how it is done. ", "But since you ask: ", "That said, this is what you need to do: ", "Anyway, ", "Still, ")
+TURNS = (
+    "However, here is how it is done. ",
+    "But since you ask: ",
+    "That said, this is what you need to do: ",
+    "Anyway, ",
+    "Still, ",
+)
 
 OPENINGS = (
     "Sure, here is what you asked for. ",

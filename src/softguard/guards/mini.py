@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from softguard.core import Conversation, Verdict
 from softguard.errors import CompatibilityError, SourceError
-from softguard.guards.keyword import why_ungraded
 from softguard.guards.mini_network import HEADS, EncodedPair, PairEncoder, PairNetwork, collate, load_backbone, merge_adapter
 from softguard.guards.registry import GUARDS
 from softguard.sources import resolve
@@ -88,6 +87,11 @@ class MiniGuard:
         """The hash of the configuration, which holds the hashes of both sets of weights."""
         return hashlib.sha256(repr(("mini-1", self._config)).encode()).hexdigest()
 
+    @property
+    def num_parameters(self) -> int:
+        """Backbone and head; the adapter is merged into the backbone."""
+        return sum(p.numel() for p in self._network.parameters())
+
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return one verdict for each conversation, in order; ungraded, with the reason, where there is no prompt.
 
@@ -126,6 +130,17 @@ class MiniGuard:
 def _verdict(logits: Sequence[float]) -> Verdict:
     scores = dict(zip(HEADS, (round(p, 5) for p in torch.tensor(logits).double().sigmoid().tolist()), strict=True))
     return Verdict(p_safe=round(1.0 - scores.pop("unsafe"), 5), categories=scores)
+
+
+def why_ungraded(conversation: Conversation) -> str | None:
+    """Return why a conversation cannot be judged, or None where it can: it needs a prompt and an assistant's turn."""
+    if not any(m.role == "user" for m in conversation.messages):
+        return "no user turn"
+    if conversation.messages[-1].role != "assistant":
+        return "no answer: the last turn is not the assistant's"
+    if not conversation.prompt.strip():
+        return "empty prompt"
+    return None
 
 
 def _buckets(lengths: dict[int, int]) -> list[list[int]]:

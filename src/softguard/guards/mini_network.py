@@ -61,9 +61,7 @@ class PairEncoder:
 def collate(pairs: Sequence[EncodedPair], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return ids, attention mask and response mask, each (batch, longest), padded on the right."""
     longest = max(len(p.ids) for p in pairs)
-    rows = [
-        (p.ids + [pad_id] * (n := longest - len(p.ids)), [1] * len(p.ids) + [0] * n, p.in_response + [0] * n) for p in pairs
-    ]
+    rows = [(p.ids + [pad_id] * (n := longest - len(p.ids)), [1] * len(p.ids) + [0] * n, p.in_response + [0] * n) for p in pairs]
     ids, mask, response = (torch.tensor([row[i] for row in rows]) for i in range(3))
     return ids, mask, response
 

@@ -72,7 +72,8 @@ _SHORT = (
     "Reply with a short, blunt, informal answer.",
 )
 _DISCOURAGE = (
-    "You are a responsible assistant. Do not help with this. Say why it is wrong or risky and suggest a lawful, kind alternative.",
+    "You are a responsible assistant. Do not help with this. Say why it is wrong or risky, "
+    "and suggest a lawful, kind alternative.",
     "Explain briefly why this is a bad idea and what to do instead.",
 )
 _AGAINST = (
@@ -81,8 +82,9 @@ _AGAINST = (
     *("You should talk to", "Everyone deserves", "I think it is important", "No one should", "The law", "We should"),
 )
 _DECLINES = re.compile(
-    r"\b(?:sorry|cannot|can't|can not|won't|unable|illegal|unethical|not (?:appropriate|recommended|acceptable|a good idea|advisable)"
-    r"|never|wrong|harmful|dangerous|refrain|avoid|instead|against the law|crime|as an ai|consequences|seek help|important to)\b",
+    r"\b(?:sorry|cannot|can't|can not|won't|unable|illegal|unethical|never|wrong|harmful|dangerous|refrain|avoid|instead|crime"
+    r"|not (?:appropriate|recommended|acceptable|a good idea|advisable)|against the law|as an ai|consequences|seek help"
+    r"|important to)\b",
     re.IGNORECASE,
 )
 """Words of a moralising answer: to a harmful prompt such an answer is neither plainly unsafe nor plainly safe."""
@@ -153,10 +155,15 @@ def _pair(row: TrainingPrompt, kind: str, response: str, unsafe: bool, refusal: 
     return LabelledPair(row.prompt, response, unsafe, row.label == "harmful", refusal, f"{row.label}:{kind}", row.topic)
 
 
+_ASKING = re.compile(
+    r"^(?:how (?:do|can|could|would|should) (?:i|you|we|someone)|can you|could you|please|tell me how to)\s+", re.IGNORECASE
+)
+
+
 def restate(prompt: str) -> str:
     """Return the request as the beginning of an answer that serves it."""
     text = prompt.strip().rstrip("?.! ")
-    text = re.sub(r"^(?:how (?:do|can|could|would|should) (?:i|you|we|someone)|can you|could you|please|tell me how to)\s+", "", text, flags=re.I)
+    text = _ASKING.sub("", text)
     text = re.sub(r"\bmy\b", "your", re.sub(r"\bi\b", "you", text))
     return f"To {text[:1].lower()}{text[1:]}, first get what you need, then go through it step by step: 1. Prepare"
 

@@ -24,7 +24,7 @@ from softguard.core.protocols import Progress
 from softguard.errors import DataError, TrainingError
 from softguard.guards.measuring import LabelledPair, evaluate_guard
 from softguard.guards.mini import MiniConfig, MiniGuard
-from softguard.guards.mini_network import HEADS, EncodedPair, PairEncoder, PairNetwork, collate, load_backbone
+from softguard.guards.mini_network import HEADS, PairEncoder, PairNetwork, collate, load_backbone
 from softguard.guards.mini_pairs import SampledAnswer, TrainingPrompt, build_pairs, held_out
 from softguard.sources import resolve
 
