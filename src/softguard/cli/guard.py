@@ -1,9 +1,12 @@
 """`softguard guard`: the embedded guard's training and the list of guards."""
 
+import json
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from softguard.cli.console import out
-from softguard.guards import GUARDS
+from softguard.cli.console import Stages, out
 
 app = typer.Typer(no_args_is_help=True, help="Guards: list them, train the embedded one.")
 
@@ -11,5 +14,22 @@ app = typer.Typer(no_args_is_help=True, help="Guards: list them, train the embed
 @app.command("list")
 def list_guards() -> None:
     """Print the names of the guards."""
+    from softguard.guards import GUARDS
+
     for name in GUARDS:
         out.print(name)
+
+
+@app.command("train")
+def train(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for answers and weights; a killed run goes on there.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of public sets (or SOFTGUARD_DATA).")] = None,
+    model: Annotated[str, typer.Option(help="The model whose answers the guard learns to judge.")] = "smollm2-135m",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train the embedded guard on permissive and own prompts, and print its report."""
+    from softguard.recipes.guard_training import train_embedded_guard
+
+    with Stages() as stages:
+        report = train_embedded_guard(out_dir, data_dir, model, seed, stages)
+    print(json.dumps(report, indent=1))

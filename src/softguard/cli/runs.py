@@ -1,4 +1,4 @@
-"""The commands about runs: distill, evaluate, respond, judge."""
+"""The commands about runs: distill, evaluate, respond, judge, chat, compare."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,8 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
     app.command()(respond)
     app.command()(judge)
+    app.command()(chat)
+    app.command()(compare)
 
 
 def distill(
@@ -108,6 +110,36 @@ def judge(
     with Stages() as stages:
         result = judge_file(load_guard(guard), source, out_file, lambda done, total: stages("judging", done, total, {}))
     _finish(result, out_file)
+
+
+def chat(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+) -> None:
+    """Talk to base and student side by side; an empty line ends."""
+    from softguard.core import Conversation, ReplySettings
+    from softguard.recipes.distill import load_run
+    from softguard.recipes.student import ModelSystem
+
+    with Stages():
+        loaded = load_run(run)
+    systems = [ModelSystem("base", loaded.lm), loaded.student()]
+    histories = {s.name: Conversation(()) for s in systems}
+    while prompt := typer.prompt("you", default="", show_default=False):
+        for system in systems:
+            turns = (*histories[system.name].messages, *Conversation.from_prompt(prompt).messages)
+            reply = system.respond([Conversation(turns)], ["chat"], ReplySettings(max_new_tokens))[0]
+            histories[system.name] = Conversation(turns).with_response(reply.text)
+            out.print(f"[bold]{system.name}[/] (s = {reply.refusal_log_odds:.1f}): ", end="")
+            out.print(reply.text, markup=False)
+
+
+def compare(runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories.")]) -> None:
+    """Show the students of several runs in one table."""
+    from softguard.recipes.compare import compare_runs
+    from softguard.reports import terminal_table
+
+    out.print(terminal_table(compare_runs(runs)))
 
 
 def _finish(result: Any, out_file: Path) -> None:
