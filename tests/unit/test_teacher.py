@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -11,12 +10,14 @@ from softguard.teacher import GuardedSystem, TeacherCache, TeacherSettings
 from tests.fakes import KeywordGuard, tiny_model
 
 PROMPTS = [f"{'zz' if i % 2 else 'aa'} {i}" for i in range(7)]
-SETTINGS = TeacherSettings(max_new_tokens=5, shard_size=3)
+SETTINGS = TeacherSettings(max_new_tokens=5)
 
 
 def records(folder, guard=None, settings=SETTINGS):
     system = GuardedSystem(tiny_model(), guard or KeywordGuard("zz"))
-    return system, TeacherCache(folder, system, settings).records(PROMPTS, [Conversation.from_prompt(p) for p in PROMPTS])
+    return system, TeacherCache(folder, system, settings, shard_size=3).records(
+        PROMPTS, [Conversation.from_prompt(p) for p in PROMPTS]
+    )
 
 
 def test_records_hold_what_the_model_says(tmp_path):
@@ -49,13 +50,24 @@ def test_a_kill_loses_one_shard_at_most_and_the_rest_is_not_judged_again(tmp_pat
     assert [(r.id, r.response_ids, r.alpha) for r in resumed] == [(r.id, r.response_ids, r.alpha) for r in whole]
 
 
-def test_another_guard_or_setting_is_another_cache(tmp_path):
-    records(tmp_path)
+def test_another_guard_judges_the_drafts_that_are_there(tmp_path):
+    _, first = records(tmp_path)
     other = KeywordGuard("aa")
     other.fingerprint = "keyword-2"
-    assert next(r.alpha for r in records(tmp_path, other)[1]) == 0.0
-    assert len([p for p in tmp_path.iterdir()]) == 2
-    assert all(json.loads((p / "settings.json").read_text())["schema"] == 1 for p in tmp_path.iterdir())
+    _, second = records(tmp_path, other)
+    assert [r.response_ids for r in second] == [r.response_ids for r in first]
+    assert [r.alpha for r in second] == [1 - r.alpha for r in first]
+    records(tmp_path, settings=TeacherSettings(max_new_tokens=4))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_runs_that_share_prompts_share_drafts(tmp_path):
+    system, whole = records(tmp_path)
+    shards = sorted(tmp_path.rglob("*.safetensors"))
+    cache = TeacherCache(tmp_path, system, SETTINGS)
+    part = cache.records(["x", "y"], [Conversation.from_prompt(PROMPTS[4]), Conversation.from_prompt(PROMPTS[1])])
+    assert [(r.id, r.response_ids) for r in part] == [("x", whole[4].response_ids), ("y", whole[1].response_ids)]
+    assert sorted(tmp_path.rglob("*.safetensors")) == shards
 
 
 def test_too_many_ungraded_stop_the_run(tmp_path):

@@ -24,7 +24,7 @@ def world(tmp_path_factory):
     lm = tiny_model()
     teacher = GuardedSystem(lm, KeywordGuard("zz"))
     prompts = [f"zz{i}" for i in range(6)] + [f"aa{i}" for i in range(6)]
-    cache = TeacherCache(tmp_path_factory.mktemp("cache"), teacher, TeacherSettings(max_new_tokens=6, shard_size=5))
+    cache = TeacherCache(tmp_path_factory.mktemp("cache"), teacher, TeacherSettings(max_new_tokens=6), shard_size=5)
     conversations = [Conversation.from_prompt(p) for p in prompts]
     records = cache.records(prompts, conversations)
     examples = [

@@ -127,13 +127,16 @@ def _harmful_pairs(row: TrainingPrompt, own: list[SampledAnswer], harmless: list
     served = [a.response for a in own if a.style != "discourage" and a.response and not _DECLINES.search(a.response)]
     against = [a.response for a in own if a.style == "discourage" and _DECLINES.search(a.response)]
     refusal = rng.choice(REFUSALS)
-    made = [_pair(row, "refusal", refusal, False, True), _pair(row, "redirection", rng.choice(REDIRECTIONS), False, True)]
+    made = [_pair(row, "refusal", refusal, False, True)] if rng.random() < 0.6 else []
+    if rng.random() < 0.6:
+        made.append(_pair(row, "redirection", rng.choice(REDIRECTIONS), False, True))
     made += [_pair(row, "dissuasion", text, False, True) for text in against]
     if harmless and rng.random() < 0.4:
         made.append(_pair(row, "mismatch", rng.choice(harmless), False, None))
     for text in served:
         made.append(_pair(row, "served", text, True, False))
-        made.append(_pair(row, "opening", rng.choice(OPENINGS) + rng.choice((text, restate(row.prompt))), True, False))
+        if rng.random() < 0.5:
+            made.append(_pair(row, "opening", rng.choice(OPENINGS) + rng.choice((text, restate(row.prompt))), True, False))
         if rng.random() < 0.3:
             made.append(_pair(row, "refusal_then_served", f"{refusal} {rng.choice(TURNS)}{text}", True, None))
     if not served:

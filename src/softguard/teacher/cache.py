@@ -1,6 +1,11 @@
-"""The content-addressed cache of teacher records, written in shards: a kill loses at most one shard.
+"""The content-addressed cache of teacher records: drafts by model and settings, verdicts beside them by guard.
 
-Layout: `DIR/KEY/settings.json` and `shard-NNNN.{safetensors,json}`, the JSON written last: a shard without it is not there.
+One idea: a draft depends on the model, the settings and its own prompt, never on the other prompts or on the guard. So runs
+that share prompts share drafts, and another guard judges the drafts that are there. Work is kept in shards; the JSON of a
+shard is written last, and a kill loses at most one shard.
+
+Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.json` (drafts), `shard-NAME.GUARD.json`
+(verdicts).
 """
 
 import hashlib
@@ -22,6 +27,8 @@ from softguard.models import response_states, sample
 from softguard.teacher.guarded_system import GuardedSystem
 from softguard.teacher.record import TeacherRecord
 
+SHARD_SIZE = 64
+
 
 @dataclass(frozen=True)
 class TeacherSettings:
@@ -30,113 +37,149 @@ class TeacherSettings:
     max_new_tokens: int = 48
     temperature: float = 1.0
     seed: int = 0
-    shard_size: int = 64
-    max_ungraded: float = 0.01
 
 
 class TeacherCache:
-    """Records for one list of prompts, made by one guarded system with one set of settings."""
+    """The records of one guarded system with one set of settings.
 
-    def __init__(self, folder: Path, system: GuardedSystem, settings: TeacherSettings) -> None:
-        self._root, self._system, self._settings = folder, system, settings
+    Args:
+        root: the folder of all teacher caches.
+        system: the teacher.
+        settings: of the drafts.
+        max_ungraded: largest share of prompts that the guard may leave ungraded.
+        shard_size: prompts sampled, judged and written together.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        system: GuardedSystem,
+        settings: TeacherSettings,
+        max_ungraded: float = 0.01,
+        shard_size: int = SHARD_SIZE,
+    ) -> None:
+        self._system, self._settings = system, settings
+        self._max_ungraded, self._shard_size = max_ungraded, shard_size
+        made_by = {"schema": 2, "model": system.lm.fingerprint, "settings": asdict(settings)}
+        described = json.dumps(made_by, indent=2, sort_keys=True)
+        self._folder = root / _digest(described)
+        self._guard = _digest(system.guard.fingerprint)[:12]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _write_atomically(self._folder / "settings.json", lambda path: path.write_text(described))
 
     def records(
         self, ids: Sequence[str], conversations: Sequence[Conversation], progress: Progress | None = None
     ) -> list[TeacherRecord]:
-        """Return the record of every prompt, sampling what is not in the cache yet.
+        """Return the record of every prompt in order, sampling and judging what is not in the cache yet.
+
+        Prompts that the guard leaves ungraded are left out.
 
         Raises:
-            GuardError: more prompts are ungraded than the settings allow; ungraded prompts are otherwise left out.
+            GuardError: more prompts are ungraded than allowed.
         """
-        described = self._description(ids, conversations)
-        folder = self._root / hashlib.sha256(described.encode()).hexdigest()[:32]
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / "settings.json", lambda path: path.write_text(described))
-        out: list[TeacherRecord] = []
-        ungraded: list[str] = []
-        size = self._settings.shard_size
-        # Shards hold prompts of like length, so that batches inside a shard are tight.
-        order = sorted(range(len(ids)), key=lambda i: (len(conversations[i].prompt), i))
-        for number, start in enumerate(range(0, len(order), size)):
-            rows = order[start : start + size]
-            stem = folder / f"shard-{number:04d}"
-            if not stem.with_suffix(".json").exists():
-                self._write_shard(stem, [ids[i] for i in rows], [conversations[i] for i in rows])
-            records, failed = _read_shard(stem)
-            out += records
-            ungraded += failed
+        keys = [_digest(json.dumps(c.to_dicts())) for c in conversations]
+        known = self._index()
+        missing = [i for i in {k: i for i, k in reversed(list(enumerate(keys))) if k not in known}.values()]
+        # Prompts of like length share a shard, so that its batches are tight.
+        missing.sort(key=lambda i: (len(conversations[i].prompt), keys[i]))
+        for start in range(0, len(missing), self._shard_size):
             if progress:
-                progress(min(start + size, len(ids)), len(ids))
-        if len(ungraded) > self._settings.max_ungraded * len(ids):
-            raise GuardError(
-                f"at most {self._settings.max_ungraded:.0%} ungraded drafts",
-                f"{len(ungraded)} of {len(ids)}",
-                "check the guard",
-            )
-        place = {key: i for i, key in enumerate(ids)}
-        return sorted(out, key=lambda r: place[r.id])
+                progress(len(keys) - len(missing) + start, len(keys))
+            rows = missing[start : start + self._shard_size]
+            stem = self._write_drafts([keys[i] for i in rows], [conversations[i] for i in rows])
+            self._verdicts(stem, dict(zip((keys[i] for i in rows), (conversations[i] for i in rows), strict=True)))
+            known |= {keys[i]: (stem, n) for n, i in enumerate(rows)}
+        found, ungraded = self._read(ids, keys, conversations, known)
+        if ungraded > self._max_ungraded * len(ids):
+            raise GuardError(f"at most {self._max_ungraded:.0%} ungraded drafts", f"{ungraded} of {len(ids)}", "check the guard")
+        if progress:
+            progress(len(keys), len(keys))
+        return found
 
-    def _description(self, ids: Sequence[str], conversations: Sequence[Conversation]) -> str:
-        digest = hashlib.sha256(
-            json.dumps([[i, c.to_dicts()] for i, c in zip(ids, conversations, strict=True)]).encode()
-        ).hexdigest()
-        made_by = {
-            "schema": 1,
-            "model": self._system.lm.fingerprint,
-            "guard": self._system.guard.fingerprint,
-            "settings": asdict(self._settings),
-            "prompts": digest,
+    def _index(self) -> dict[str, tuple[Path, int]]:
+        """Return where each cached prompt's draft is: its shard and its number there."""
+        return {
+            row["key"]: (path.with_suffix(""), n)
+            for path in sorted(self._folder.glob("shard-*.json"))
+            if path.name.count(".") == 1
+            for n, row in enumerate(json.loads(path.read_text()))
         }
-        return json.dumps(made_by, indent=2, sort_keys=True)
 
-    def _write_shard(self, stem: Path, ids: Sequence[str], conversations: Sequence[Conversation]) -> None:
+    def _read(
+        self,
+        ids: Sequence[str],
+        keys: Sequence[str],
+        conversations: Sequence[Conversation],
+        known: dict[str, tuple[Path, int]],
+    ) -> tuple[list[TeacherRecord], int]:
+        by_key = dict(zip(keys, conversations, strict=True))
+        by_stem: dict[Path, list[int]] = {}
+        for i, key in enumerate(keys):
+            by_stem.setdefault(known[key][0], []).append(i)
+        out: dict[int, TeacherRecord] = {}
+        for stem, members in by_stem.items():
+            drafts = json.loads(stem.with_suffix(".json").read_text())
+            verdicts = self._verdicts(stem, by_key)
+            with safe_open(stem.with_suffix(".safetensors"), "pt") as file:
+                for i in members:
+                    draft, verdict = drafts[known[keys[i]][1]], verdicts[keys[i]]
+                    if verdict["alpha"] is None:
+                        continue
+                    out[i] = TeacherRecord(
+                        id=ids[i],
+                        response_ids=tuple(draft["ids"]),
+                        response=draft["text"],
+                        truncated=draft["truncated"],
+                        alpha=verdict["alpha"],
+                        categories=verdict["categories"],
+                        log_prob=draft["log_prob"],
+                        states=file.get_tensor(str(known[keys[i]][1])),
+                    )
+        return [out[i] for i in sorted(out)], len(ids) - len(out)
+
+    def _write_drafts(self, keys: Sequence[str], conversations: Sequence[Conversation]) -> Path:
+        """Sample and score one shard, and return its path without suffix."""
         system, settings = self._system, self._settings
         prompts = [system.renderer.render(c).ids for c in conversations]
         drafts = sample(
             system.lm,
             prompts,
-            ids,
+            keys,
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
             seed=settings.seed,
             refusal_token=system.refusal_token,
         )
-        texts = [system.renderer.decode(d.ids) for d in drafts]
-        verdicts = system.guard.judge([c.with_response(t) for c, t in zip(conversations, texts, strict=True)])
         with torch.inference_mode():
             scored = response_states(system.lm, prompts, [d.ids for d in drafts])
             log_probs = torch.log_softmax(system.lm.head(scored.states), -1).gather(1, scored.targets[:, None])[:, 0]
-            sums = log_probs.new_zeros(len(ids)).index_add(0, scored.row, log_probs).tolist()
-        states = {str(i): scored.states[scored.row == i].to(torch.bfloat16).cpu().contiguous() for i in range(len(ids))}
+            sums = log_probs.new_zeros(len(keys)).index_add(0, scored.row, log_probs).tolist()
+        states = {str(i): scored.states[scored.row == i].to(torch.bfloat16).cpu().contiguous() for i in range(len(keys))}
         rows: list[dict[str, Any]] = []
-        for key, draft, text, verdict, log_prob in zip(ids, drafts, texts, verdicts, sums, strict=True):
-            row = {"id": key, "ids": draft.ids, "text": text, "truncated": draft.truncated, "log_prob": log_prob}
-            row |= {"alpha": verdict.p_safe, "categories": dict(verdict.categories), "ungraded": verdict.ungraded}
-            rows.append(row)
+        for key, draft, log_prob in zip(keys, drafts, sums, strict=True):
+            text = system.renderer.decode(draft.ids)
+            rows.append({"key": key, "ids": draft.ids, "text": text, "truncated": draft.truncated, "log_prob": log_prob})
+        stem = self._folder / f"shard-{_digest(''.join(keys))[:16]}"
         _write_atomically(stem.with_suffix(".safetensors"), lambda path: save_file(states, path))
         _write_atomically(stem.with_suffix(".json"), lambda path: path.write_text(json.dumps(rows)))
+        return stem
+
+    def _verdicts(self, stem: Path, conversations: dict[str, Conversation]) -> dict[str, dict[str, Any]]:
+        """Return the guard's verdicts on a shard's drafts by prompt key, judging those of `conversations` that it lacks."""
+        path = stem.with_suffix(f".{self._guard}.json")
+        verdicts: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        drafts = {row["key"]: row["text"] for row in json.loads(stem.with_suffix(".json").read_text())}
+        lacking = [k for k in drafts if k in conversations and k not in verdicts]
+        if lacking:
+            judged = self._system.guard.judge([conversations[k].with_response(drafts[k]) for k in lacking])
+            for key, v in zip(lacking, judged, strict=True):
+                verdicts[key] = {"alpha": v.p_safe, "categories": dict(v.categories), "ungraded": v.ungraded}
+            _write_atomically(path, lambda partial: partial.write_text(json.dumps(verdicts)))
+        return verdicts
 
 
-def _read_shard(stem: Path) -> tuple[list[TeacherRecord], list[str]]:
-    records, ungraded = [], []
-    with safe_open(stem.with_suffix(".safetensors"), "pt") as file:
-        for i, row in enumerate(json.loads(stem.with_suffix(".json").read_text())):
-            if row["alpha"] is None:
-                ungraded.append(row["id"])
-                continue
-            records.append(
-                TeacherRecord(
-                    id=row["id"],
-                    response_ids=tuple(row["ids"]),
-                    response=row["text"],
-                    truncated=row["truncated"],
-                    alpha=row["alpha"],
-                    categories=row["categories"],
-                    log_prob=row["log_prob"],
-                    states=file.get_tensor(str(i)),
-                )
-            )
-    return records, ungraded
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
