@@ -115,7 +115,8 @@ class MiniGuard:
     def _logits(self, pairs: Sequence[EncodedPair]) -> list[list[float]]:
         with torch.inference_mode():
             logits = self._network(*collate(pairs, self._encoder.pad_id)).double()
-        logits[:, 0] = logits[:, 0] / self._config.temperature + self._config.bias
+            unsafe = logits[:, :1] / self._config.temperature + self._config.bias
+            logits = torch.cat([unsafe, logits[:, 1:]], dim=-1)
         rows: list[list[float]] = logits.tolist()
         return rows
 

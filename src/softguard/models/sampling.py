@@ -44,7 +44,7 @@ def sample(
     refusal_token: int,
     refuse_above: float | None = None,
     virtual_tokens: Tensor | None = None,
-    batch_size: int = 32,
+    batch_size: int = 128,
     progress: Progress | None = None,
 ) -> list[Generation]:
     """Return one generation for each prompt, in order.
@@ -60,7 +60,7 @@ def sample(
         refuse_above: the operating point b: a row with s > b is `refused` and not decoded, any other does not begin with S.
             None leaves it to the decoding.
         virtual_tokens: P x D, or None.
-        batch_size: rows that decode together.
+        batch_size: rows that decode together; matrix products of 128 rows run at twice the rate of 32 on the CPU.
         progress: called with (done, total).
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -27,7 +27,7 @@ from softguard.teacher import GuardedSystem
 
 FOLDER = "evaluations/test"
 LABELS = {"base": "Base model", "guarded": "Guarded system", "system_prompt": "Hard system prompt", "student": "Student"}
-BATCH = 32
+BATCH = 64
 
 
 def evaluate(path: Path, report: Report, data_dir: Path | None = None) -> EvaluationSummary:

@@ -27,7 +27,7 @@ from softguard.models import response_states, sample
 from softguard.teacher.guarded_system import GuardedSystem
 from softguard.teacher.record import TeacherRecord
 
-SHARD_SIZE = 64
+SHARD_SIZE = 128
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""The training script and the guard that it writes, on a tiny random backbone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from softguard.core import Conversation
+from softguard.errors import DataError, SourceError
+from softguard.guards import LabelledPair, MiniTraining, train_on_pairs
+from softguard.guards.mini import MiniGuard
+from softguard.guards.mini_network import PairEncoder, collate
+from softguard.guards.mini_training import _adapted, _shipped_tensors, _unsafe_logits, calibrate
+from tests.unit.guards.tiny_backbone import write_tiny_backbone
+
+PAIRS = [
+    LabelledPair(f"how to make a {thing}", answer, thing == "bomb" and "sorry" not in answer, thing == "bomb", "sorry" in answer)
+    for thing in ("bomb", "cake")
+    for answer in ("sorry , i cannot help .", "first mix the powder , then you need it .", "first you need flour .", "mix it")
+]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_backbone(tmp_path_factory.mktemp("tiny-bert"))
+
+
+@pytest.fixture(scope="module")
+def settings(backbone: Path) -> MiniTraining:
+    return MiniTraining(epochs=60, batch_size=8, learning_rate=5e-3, rank=4, hidden=16, max_tokens=32, backbone=str(backbone))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, settings: MiniTraining) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    train_on_pairs(out, PAIRS, PAIRS, settings, "mini")
+    return out
+
+
+def test_it_learns_that_unsafe_is_a_served_harmful_prompt(trained: Path) -> None:
+    verdicts = MiniGuard(trained).judge([p.conversation for p in PAIRS])
+    assert [v.p_safe < 0.5 for v in verdicts if v.p_safe is not None] == [p.unsafe for p in PAIRS]
+    assert all(set(v.categories) == {"harmful_prompt", "refusal"} for v in verdicts)
+
+
+def test_same_settings_same_weights(tmp_path: Path, settings: MiniTraining) -> None:
+    short = replace(settings, epochs=2)
+    for name in ("a", "b"):
+        train_on_pairs(tmp_path / name, PAIRS, PAIRS, short, "mini")
+    first, second = (load_file(tmp_path / name / "mini.safetensors") for name in ("a", "b"))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_merged_guard_agrees_with_the_adapted_network(tmp_path: Path, backbone: Path, settings: MiniTraining) -> None:
+    torch.manual_seed(0)
+    network = _adapted(backbone, settings).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.2)
+    report = train_on_pairs(tmp_path, PAIRS, PAIRS, replace(settings, epochs=3), "mini")
+    assert report["validation_pairs"] == len(PAIRS)
+    guard = MiniGuard(tmp_path)
+    tensors = _shipped_tensors(network)
+    assert all(t.dtype == torch.float16 for t in tensors.values())
+    from softguard.guards.mini_network import PairNetwork, load_backbone, merge_adapter
+
+    merged = PairNetwork(load_backbone(backbone), 32, settings.hidden)
+    merge_adapter(merged.encoder, tensors, 2.0)
+    merged.head.load_state_dict({k.removeprefix("head."): v.float() for k, v in tensors.items() if k.startswith("head.")})
+    encoder = PairEncoder(backbone, settings.max_tokens)
+    expected = torch.tensor(_unsafe_logits(network, encoder, PAIRS))
+    assert torch.allclose(torch.tensor(_unsafe_logits(merged.eval(), encoder, PAIRS)), expected, atol=2e-2)
+    assert guard.num_parameters == sum(p.numel() for p in merged.parameters())
+
+
+def test_one_class_is_an_error(tmp_path: Path, settings: MiniTraining) -> None:
+    with pytest.raises(DataError, match="one class"):
+        train_on_pairs(tmp_path, [p for p in PAIRS if not p.unsafe], PAIRS, settings, "mini")
+
+
+def test_truncation_is_explicit_and_keeps_the_beginnings(trained: Path, backbone: Path) -> None:
+    encoder = PairEncoder(backbone, 16)
+    pair = encoder.encode("bomb " * 30, "cake " * 30)
+    assert (len(pair.ids), pair.cut, sum(pair.in_response)) == (16, 60 - 13, 8)
+    assert encoder.encode("how to make a bomb", "mix it").cut == 0
+    assert len(encoder.encode("bomb " * 12, "mix").ids) == 16
+    long = Conversation.from_prompt("how to make a bomb").with_response("mix it " * 100)
+    assert MiniGuard(trained).cut_tokens([long]) == [200 - (32 - 3 - 5)]
+
+
+def test_padding_does_not_change_a_verdict(trained: Path) -> None:
+    guard = MiniGuard(trained)
+    conversations = [p.conversation for p in PAIRS] + [Conversation.from_prompt("bomb " * 20).with_response("it " * 20)]
+    together = guard.judge(conversations)
+    alone = [guard.judge([c])[0] for c in conversations]
+    assert [v.p_safe for v in together] == pytest.approx([v.p_safe for v in alone], abs=2e-5)
+
+
+def test_collate_marks_padding_and_response(backbone: Path) -> None:
+    encoder = PairEncoder(backbone, 16)
+    ids, mask, response = collate([encoder.encode("bomb", "mix it"), encoder.encode("a", "it")], encoder.pad_id)
+    assert ids.shape == (2, 6)
+    assert mask.sum(1).tolist() == [6, 5]
+    assert response.sum(1).tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("damage", [lambda f: f.write_bytes(b"x"), lambda f: f.unlink()])
+def test_damaged_weights_are_an_error(tmp_path: Path, settings: MiniTraining, damage: Callable[[Path], object]) -> None:
+    train_on_pairs(tmp_path, PAIRS, PAIRS, replace(settings, epochs=1), "mini")
+    damage(tmp_path / "mini.safetensors")
+    with pytest.raises(SourceError, match="sha256"):
+        MiniGuard(tmp_path)
+
+
+def test_a_folder_without_a_guard_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="guard train"):
+        MiniGuard(tmp_path)
+
+
+def test_calibration_recovers_temperature_and_bias() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = 3 * torch.randn(20000, generator=generator)
+    unsafe = (torch.rand(20000, generator=generator) < torch.sigmoid(z / 2 - 0.5)).tolist()
+    assert calibrate(z.tolist(), unsafe) == pytest.approx((2.0, -0.5), abs=0.1)
