@@ -191,6 +191,15 @@ class SampleTriple(_Frozen):
         return SampleTriple(prompt=self.prompt, label=self.label, redacted=True, answers=dict(self.answers))
 
 
+class Difference(_Frozen):
+    """A metric of one system minus that of another, paired by prompt."""
+
+    metric: str
+    system: str
+    reference: str
+    value: MetricValue
+
+
 class EvaluationSummary(_Frozen):
     """`summary.json`: the table, the curves, the samples, and what the figures rest on.
 
@@ -201,6 +210,7 @@ class EvaluationSummary(_Frozen):
     schema_version: int = SCHEMA_VERSION
     suite: str
     systems: Sequence[SystemResult]
+    differences: Sequence[Difference] = ()
     curves: Mapping[str, SystemCurves] = Field(default_factory=dict)
     samples: Sequence[SampleTriple] = ()
     threshold: float | None = None
@@ -211,6 +221,11 @@ class EvaluationSummary(_Frozen):
         """Return the names of all metrics in the table: the house's in their order, then others as they come."""
         seen = dict.fromkeys(name for system in self.systems for name in system.metrics)
         return [name for name in METRICS if name in seen] + [name for name in seen if name not in METRICS]
+
+    def title(self, name: str) -> str:
+        """Return what a reader sees for a system's name."""
+        row = self.system(name)
+        return row.title if row else name
 
     def system(self, name: str) -> SystemResult | None:
         """Return the row of that name, None where there is none."""

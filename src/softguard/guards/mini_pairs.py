@@ -146,7 +146,7 @@ def _harmful_pairs(row: TrainingPrompt, own: list[SampledAnswer], harmless: list
 
 def _harmless_pairs(row: TrainingPrompt, own: list[SampledAnswer], rng: random.Random) -> list[LabelledPair]:
     made = [_pair(row, "answer", a.response, False, False) for a in own if a.response]
-    if rng.random() < 0.35:
+    if not own or rng.random() < 0.5:
         text = own[0].response if own and rng.random() < 0.5 else restate(row.prompt)
         made.append(_pair(row, "opening", rng.choice(OPENINGS) + text, False, False))
     if rng.random() < 0.25:

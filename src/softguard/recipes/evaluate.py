@@ -15,8 +15,8 @@ import torch
 from softguard.core import Reply, ReplySettings, System
 from softguard.data import PromptRow
 from softguard.evaluation import metrics
-from softguard.evaluation.results import EvaluationSummary, MetricValue, SampleTriple, SystemCurves, SystemResult
-from softguard.evaluation.statistics import mean
+from softguard.evaluation.results import Difference, EvaluationSummary, MetricValue, SampleTriple, SystemCurves, SystemResult
+from softguard.evaluation.statistics import mean, paired_difference
 from softguard.models import LanguageModel, response_states
 from softguard.objectives.divergences import forward_kl
 from softguard.recipes.distill import Report, load_parts, load_run
@@ -62,6 +62,7 @@ def evaluate(path: Path, report: Report, data_dir: Path | None = None) -> Evalua
     summary = EvaluationSummary(
         suite="softguard test split",
         systems=results,
+        differences=differences(rows, replies),
         curves=curves,
         samples=_samples(rows, replies),
         threshold=loaded.threshold,
@@ -95,6 +96,18 @@ def rates(rows: Sequence[PromptRow], replies: Sequence[Reply], p_safe: Sequence[
         "refusal_auc": metrics.refusal_auc(s["harmful"], s["look_alike"], 0, topics("harmful"), topics("look_alike")),
         "guard_agreement": metrics.guard_agreement(replies, p_safe, 0, [r.topic for r in rows]),
     }
+
+
+def differences(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]]) -> list[Difference]:
+    """Return the student's rates minus those of every other system on the same prompts, clustered by topic."""
+    out = []
+    for metric, label in (("refusal_rate", "harmful"), ("look_alike_refusal_rate", "look_alike"), ("over_refusal_rate", "benign")):
+        topics = [r.topic for r in rows if r.label == label]
+        p = {name: metrics.refusal_probabilities(_of(rows, said, label)) for name, said in replies.items()}
+        for name in (n for n in p if n != "student"):
+            estimate = paired_difference(p["student"], p[name], 0, topics)
+            out.append(Difference(metric=metric, system="student", reference=name, value=metrics.mean_value(estimate, "points")))
+    return out
 
 
 @torch.inference_mode()

@@ -19,11 +19,17 @@ def render_markdown(summary: EvaluationSummary, show_harmful: bool = False) -> s
     names = summary.metric_names()
     if names:
         blocks.append("\n".join(f"- **{_plain(info(n).label)}**: {_plain(info(n).definition)}" for n in names))
+    if summary.differences:
+        lines = ["## Differences, paired by prompt", "", "| metric | system | minus | difference (95 %) |", "|---|---|---|---|"]
+        for d in summary.differences:
+            shown = cell(d.value)
+            words = (info(d.metric).label, summary.title(d.system), summary.title(d.reference))
+            lines.append("| " + " | ".join(_plain(w) for w in (*words, f"{shown.value} ({shown.interval})")) + " |")
+        blocks.append("\n".join(lines))
     for i, sample in enumerate(shown_samples(summary, show_harmful), start=1):
         blocks += [f"## Sample {i}: {_plain(sample.label.replace('_', ' '))}", "Prompt:", _fenced(sample.prompt)]
         for name, answer in sample.answers.items():
-            system = summary.system(name)
-            blocks += [f"{_plain(system.title if system else name)}:", _fenced(answer)]
+            blocks += [f"{_plain(summary.title(name))}:", _fenced(answer)]
     if summary.provenance:
         rows = [f"| {_plain(key)} | {_plain(value)} |" for key, value in flat(summary.provenance)]
         blocks += ["## Provenance", "\n".join(["| what | value |", "|---|---|", *rows])]

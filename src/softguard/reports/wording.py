@@ -28,6 +28,7 @@ _FORMS: Mapping[str, Callable[[float], str]] = {
     "count": lambda v: f"{v:,.0f}",
     "MiB": lambda v: f"{v:,.2f} MiB" if abs(v) < 10 else f"{v:,.0f} MiB",
     "ratio": lambda v: f"{100 * v:+.1f} %",
+    "points": lambda v: f"{100 * v:+.1f} points",
 }
 
 
