@@ -51,7 +51,7 @@ def figures(loaded: LoadedRun, data_dir: Path | None, tokens: int) -> dict[str, 
             "refused_xstest_safe": metrics.refusal_rate(said["safe"], 0, [r.topic for r in safe]),
         }
     own = [r for r in load_prompts("softguard") if r.split == "test" and r.label == "look_alike"]
-    answered = [r for r, s in zip(own, log_odds(student, own), strict=True) if student.threshold is None or s <= student.threshold]
+    answered = [r for r, s in zip(own, log_odds(student, own), strict=True) if s <= loaded.threshold]
     for name, rows in (("alpaca", alpaca), ("look_alikes_answered", answered)):
         for kind, temperature in (("sampled", 1.0), ("greedy", 0.0)):
             values = drift(base, student, rows, ReplySettings(max_new_tokens=tokens, temperature=temperature))

@@ -100,8 +100,9 @@ def rates(rows: Sequence[PromptRow], replies: Sequence[Reply], p_safe: Sequence[
 
 def differences(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]]) -> list[Difference]:
     """Return the student's rates minus those of every other system on the same prompts, clustered by topic."""
+    rates_of = {"refusal_rate": "harmful", "look_alike_refusal_rate": "look_alike", "over_refusal_rate": "benign"}
     out = []
-    for metric, label in (("refusal_rate", "harmful"), ("look_alike_refusal_rate", "look_alike"), ("over_refusal_rate", "benign")):
+    for metric, label in rates_of.items():
         topics = [r.topic for r in rows if r.label == label]
         p = {name: metrics.refusal_probabilities(_of(rows, said, label)) for name, said in replies.items()}
         for name in (n for n in p if n != "student"):
