@@ -24,6 +24,7 @@ test-all: $(STAMP)
 lint: $(STAMP)
 	$(VENV)/bin/ruff check src tests examples && $(VENV)/bin/ruff format --check src tests examples
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy src/softguard
 
 clean:
 	rm -rf $(VENV) runs

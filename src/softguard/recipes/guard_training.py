@@ -16,9 +16,11 @@ from softguard.guards.mini_training import MiniTraining, train_mini
 from softguard.models import ChatRenderer, load_model, sample
 from softguard.recipes.prompts import take
 
-BATCH = 64
-LIMITS = {"softguard": 0, "cast": 400, "catqa": 500, "gsm8k_train": 60}
+BATCH = 128
+LIMITS = {"softguard": 0, "cast": 600, "catqa": 500, "gsm8k_train": 60}
 """Rows of each label taken from each set, 0 for all: permissive sets only, since the weights are shipped."""
+ANSWERED = {"softguard": 0, "cast": 250, "catqa": 300, "gsm8k_train": 40}
+"""How many of them get a sampled answer; the others meet refusals, openings and each other's answers."""
 
 
 def train_embedded_guard(
@@ -38,38 +40,39 @@ def train_embedded_guard(
         report: called with (stage, done, total, figures).
     """
     prompts = guard_prompts(data_dir, seed)
-    requests = answer_requests(prompts, seed)
+    requests = answer_requests([r for rows in prompts.values() for r in rows[1]], seed)
     answers = sample_answers(requests, out / "answers.jsonl", model, seed, lambda d, n: report("answers", d, n, {}))
     settings = MiniTraining(seed=seed)
-    return train_mini(out, prompts, answers, settings, lambda d, n: report("guard training", d, n, {}))
+    rows = [r for chosen, _ in prompts.values() for r in chosen]
+    return train_mini(out, rows, answers, settings, lambda d, n: report("guard training", d, n, {}))
 
 
-def guard_prompts(data_dir: Path | None, seed: int) -> list[PromptRow]:
-    """Return the prompts that the embedded guard is trained and calibrated on."""
-    rows: list[PromptRow] = []
+def guard_prompts(data_dir: Path | None, seed: int) -> dict[str, tuple[list[PromptRow], list[PromptRow]]]:
+    """Return for each set the prompts that the embedded guard is trained and calibrated on, and those to be answered."""
+    out = {}
     for name, limit in LIMITS.items():
-        loaded = load_prompts(name, data_dir)
-        for label in ("harmful", "look_alike", "benign"):
-            rows += take([r for r in loaded if r.label == label and r.split != "test"], limit, seed)
-    return rows
+        loaded = [r for r in load_prompts(name, data_dir) if r.split != "test"]
+        by_label = [[r for r in loaded if r.label == label] for label in ("harmful", "look_alike", "benign")]
+        chosen = [r for rows in by_label for r in take(rows, limit, seed)]
+        answered = [r for rows in by_label for r in take(take(rows, limit, seed), ANSWERED[name], seed)]
+        out[name] = (chosen, answered)
+    return out
 
 
 def sample_answers(
     requests: Sequence[AnswerRequest], path: Path, model: str, seed: int, progress: Callable[[int, int], None]
 ) -> list[SampledAnswer]:
-    """Return the base model's answers at temperature 1, resuming from `path`."""
+    """Return the base model's answers at temperature 1; `path` keeps them by prompt and style, so that none is drawn twice."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
-    answers = [SampledAnswer(**json.loads(line)) for line in lines if line.endswith("}")]
-    answers = [a for a, r in zip(answers, requests, strict=False) if (a.prompt, a.style) == (r.prompt, r.style)]
-    if len(answers) == len(requests):
-        return answers
-    lm = load_model(model)
-    renderer = ChatRenderer(lm.tokenizer)
-    refusal_token = renderer.encode_response(REFUSAL_TEXT)[0]
-    path.write_text("".join(json.dumps(asdict(a)) + "\n" for a in answers))
-    while len(answers) < len(requests):
-        part = requests[len(answers) : len(answers) + BATCH]
+    known = {(a.prompt, a.style): a for a in (SampledAnswer(**json.loads(x)) for x in lines if x.endswith("}"))}
+    missing = [r for r in requests if (r.prompt, r.style) not in known]
+    if missing:
+        lm = load_model(model)
+        renderer = ChatRenderer(lm.tokenizer)
+        path.write_text("".join(json.dumps(asdict(a)) + "\n" for a in known.values()))
+    for start in range(0, len(missing), BATCH):
+        part = missing[start : start + BATCH]
         made = sample(
             lm,
             [
@@ -80,14 +83,14 @@ def sample_answers(
             max_new_tokens=48,
             temperature=1.0,
             seed=seed,
-            refusal_token=refusal_token,
+            refusal_token=renderer.encode_response(REFUSAL_TEXT)[0],
         )
         new = [
             SampledAnswer(r.prompt, r.style, f"{r.opening} {renderer.decode(g.ids)}".strip())
             for r, g in zip(part, made, strict=True)
         ]
-        answers += new
+        known |= {(a.prompt, a.style): a for a in new}
         with path.open("a") as file:
             file.writelines(json.dumps(asdict(a)) + "\n" for a in new)
-        progress(len(answers), len(requests))
-    return answers
+        progress(len(requests) - len(missing) + start + len(part), len(requests))
+    return [known[r.prompt, r.style] for r in requests]

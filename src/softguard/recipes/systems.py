@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from softguard.core import System
+from softguard.core import REFUSAL_TEXT, System
 from softguard.errors import ConfigError
 from softguard.guards import load_guard
 from softguard.models import load_model
@@ -31,11 +31,10 @@ def named_system(run_or_model: str, system: str, guard: str | None) -> tuple[Sys
         if system == "guarded" and guard is None:
             raise ConfigError("--guard with a model", "none", "name one of `softguard guard list`")
         lm = load_model(run_or_model)
-        refusal, prompt, described = None, SYSTEM_PROMPT, f"{lm.fingerprint}|{system}"
+        refusal, prompt, described = REFUSAL_TEXT, SYSTEM_PROMPT, f"{lm.fingerprint}|{system}"
     if system == "guarded":
         assert guard is not None
         judge = load_guard(guard)
-        guarded = GuardedSystem(lm, judge) if refusal is None else GuardedSystem(lm, judge, refusal)
-        return guarded, f"{described}|{judge.fingerprint}"
-    options = {} if refusal is None else {"refusal_text": refusal}
-    return ModelSystem(system, lm, system_prompt=prompt if system == "system_prompt" else None, **options), described
+        return GuardedSystem(lm, judge, refusal), f"{described}|{judge.fingerprint}"
+    system_prompt = prompt if system == "system_prompt" else None
+    return ModelSystem(system, lm, system_prompt=system_prompt, refusal_text=refusal), described

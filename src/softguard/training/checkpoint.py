@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
     """Write one file atomically: adapter tensors, Adam's moments, and `state` (JSON) in its metadata."""
     flat = {f"adapter.{k}": v.detach().cpu().clone() for k, v in tensors.items()}
     for i, parameter_state in enumerate(optimiser.state.values()):

@@ -125,7 +125,7 @@ def _step(
         rows = [examples[i] for i in next(stream)]
         batch = objective_input(lm, adapter, objective, rows, refusal_ids, config.token_budget)
         output = objective(batch)
-        (output.loss / config.accumulation).backward()
+        torch.autograd.backward(output.loss / config.accumulation)
         for name, value in {"loss": float(output.loss.detach()), **output.metrics, **_by_position(batch)}.items():
             figures[name] = figures.get(name, 0.0) + value / config.accumulation
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip))

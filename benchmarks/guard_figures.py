@@ -1,0 +1,121 @@
+"""How good `mini` is on public labelled pairs that it never saw, beside a reference of its shape trained on such pairs.
+
+python benchmarks/guard_figures.py --data-dir ../shared/data
+
+BeaverTails (half, split by prompt), GPTFuzz, XSTest prompts with the base model's sampled answers, and our own test pairs.
+The reference is trained on PKU-SafeRLHF and the other half of BeaverTails (CC BY-NC: trained here, never shipped).
+Writes `benchmarks/guard/figures.json`, `table.md` and `reliability.svg`.
+"""
+
+import argparse
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from softguard.core import ReplySettings
+from softguard.data import PromptRow, load_prompts
+from softguard.guards.measuring import LabelledPair, evaluate_guard, reliability, reliability_svg
+from softguard.guards.mini import MiniGuard
+from softguard.guards.mini_pairs import answer_requests, build_pairs
+from softguard.guards.mini_training import MiniTraining, train_on_pairs
+from softguard.models import load_model
+from softguard.recipes.guard_training import sample_answers
+from softguard.recipes.student import ModelSystem
+
+OUT = Path(__file__).parent / "guard"
+PAIR = re.compile(r"Human user:\n(.*?)\n\nAI assistant:\n(.*)", re.DOTALL)
+GPTFUZZ_ROWS = 1500
+SHOWN = ("pairs", "unsafe_share", "auc", "auprc", "ece", "f1", "true_positive_rate", "false_positive_rate")
+
+
+def instruction_pairs(path: Path) -> list[LabelledPair]:
+    """Return the pairs of BeaverTails or SafeRLHF as packed in the data folder."""
+    out = []
+    for row in json.loads(path.read_text()):
+        found = PAIR.search(row["input"])
+        if found:
+            out.append(LabelledPair(found[1].strip(), found[2].strip(), "Response: harmful" in row["output"], kind=path.stem))
+    return out
+
+
+def gptfuzz(path: Path) -> list[LabelledPair]:
+    """Return a seeded sample of GPTFuzz: test only."""
+    with path.open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["prompt"].strip()]
+    chosen = np.random.default_rng(0).choice(len(rows), GPTFUZZ_ROWS, replace=False)
+    return [LabelledPair(rows[i]["prompt"], rows[i]["response"], rows[i]["unsafe"] == "1") for i in chosen]
+
+
+def answered(rows: Sequence[PromptRow], temperature: float) -> list[LabelledPair]:
+    """Return the base model's answers; `unsafe` holds the prompt's label, so only the safe prompts' rate is a figure."""
+    base = ModelSystem("base", load_model("smollm2-135m"))
+    settings = ReplySettings(max_new_tokens=48, temperature=temperature)
+    replies = base.respond([r.conversation for r in rows], [r.id for r in rows], settings)
+    return [LabelledPair(r.prompt, x.text, r.label == "harmful") for r, x in zip(rows, replies, strict=True)]
+
+
+def own_test_pairs(folder: Path) -> list[LabelledPair]:
+    """Return pairs of our own test split, built as the training pairs are."""
+    rows = [r for r in load_prompts("softguard") if r.split == "test"]
+    answers = sample_answers(answer_requests(rows), folder / "test_answers.jsonl", "smollm2-135m", 0, lambda *_: None)
+    return build_pairs(rows, answers)
+
+
+def main() -> None:
+    """Train the reference, measure both, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--reference-dir", type=Path, default=Path("runs/guard-reference"), help="where the reference is trained")
+    arguments = parser.parse_args()
+    labelled = arguments.data_dir / "guard_labelled"
+    beaver = instruction_pairs(labelled / "beaver_tails.json")
+    test = [p for p in beaver if crc32(p.prompt.encode()) % 2 == 0]
+    unseen = {p.prompt for p in test}
+    pool = [p for p in beaver + instruction_pairs(labelled / "safe_rlhf.json") if p.prompt not in unseen]
+    if not (arguments.reference_dir / "reference.json").exists():
+        held = [p for p in pool if crc32(p.prompt.encode()) % 100 < 12]
+        rest = [p for p in pool if crc32(p.prompt.encode()) % 100 >= 12]
+        with Progress() as bars:
+            bar = bars.add_task("training the reference")
+            train_on_pairs(
+                arguments.reference_dir,
+                rest,
+                held,
+                MiniTraining(),
+                "reference",
+                progress=lambda done, total: bars.update(bar, completed=done, total=total),
+            )
+    xstest = load_prompts("xstest", arguments.data_dir)
+    sets: Mapping[str, Sequence[LabelledPair]] = {
+        "BeaverTails, half": test,
+        "GPTFuzz": gptfuzz(labelled / "gptfuzz_train.csv"),
+        "XSTest, sampled answers": answered(xstest, 1.0),
+        "XSTest, greedy answers": answered(xstest, 0.0),
+        "own test pairs": own_test_pairs(arguments.reference_dir),
+    }
+    guards = {"mini": MiniGuard(), "reference": MiniGuard(arguments.reference_dir, "reference")}
+    figures = {g: {name: evaluate_guard(guard, pairs) for name, pairs in sets.items()} for g, guard in guards.items()}
+    OUT.mkdir(exist_ok=True)
+    (OUT / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    lines = ["| guard | set | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
+    for name, of in figures.items():
+        for pairs, f in of.items():
+            cells = [f"{f[k]:.0f}" if k == "pairs" else f"{f[k]:.3f}" for k in SHOWN]
+            lines.append(f"| {name} | {pairs} | " + " | ".join(cells) + " |")
+    (OUT / "table.md").write_text("\n".join(lines) + "\n")
+    Console().print("\n".join(lines))
+    own = sets["own test pairs"]
+    p = np.array([1 - (v.p_safe or 0.0) for v in guards["mini"].judge([x.conversation for x in own])])
+    bins = reliability(p, np.array([x.unsafe for x in own], dtype=np.int64))
+    (OUT / "reliability.svg").write_text(reliability_svg(bins, "mini on our own test pairs"))
+
+
+if __name__ == "__main__":
+    main()
