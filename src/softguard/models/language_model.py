@@ -49,6 +49,13 @@ class LanguageModel:
         """D."""
         return int(self.embedding_weight.shape[1])
 
+    @property
+    def window(self) -> float:
+        """The smallest number of positions that a layer looks back, infinite where every layer sees all."""
+        size = getattr(self.network.config, "sliding_window", None)
+        used = "sliding_attention" in (getattr(self.network.config, "layer_types", None) or ())
+        return size if size and used else float("inf")
+
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """The ids that end an answer: the turn token and whatever the generation config adds."""
@@ -74,6 +81,16 @@ class LanguageModel:
             return rows
         virtual = virtual_tokens.to(rows.dtype)[(-ids - 1).clamp(min=0)]
         return torch.where((ids < 0)[..., None], virtual, rows)
+
+    def attention_mask(self, seen: Tensor) -> Any:
+        """Return what `body` takes to let each query see just the keys marked in `seen`, B x 1 x T x S bool.
+
+        A model with sliding windows gets the same mask for each of its layer kinds, so it is only for sequences that its
+        windows do not cut (`window`).
+        """
+        mask = torch.zeros_like(seen, dtype=self.dtype).masked_fill_(~seen, torch.finfo(self.dtype).min)
+        kinds = set(getattr(self.network.config, "layer_types", None) or ())
+        return mask if len(kinds) < 2 else dict.fromkeys(kinds, mask)
 
     def body(self, **inputs: Any) -> Any:
         """Run the network without its head; returns the output with `last_hidden_state` after the final norm."""

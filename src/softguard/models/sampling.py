@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from softguard.core.protocols import Progress
 from softguard.models.language_model import LanguageModel
+from softguard.models.shared_prefix import SharedPrefix
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,16 @@ def _decode(
     virtual_tokens: Tensor | None,
 ) -> list[Generation]:
     device = lm.device
-    width = max(len(p) for p in prompts)
-    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    position = (mask.cumsum(1) - 1).clamp(min=0)
+    prefix = SharedPrefix.run(lm, prompts, virtual_tokens)
+    rest = [list(p[prefix.length :]) for p in prompts]
+    width = max(len(p) for p in rest)
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in rest], device=device)
+    mask = torch.tensor([[1] * prefix.length + [0] * (width - len(p)) + [1] * len(p) for p in rest], device=device)
+    position = (mask.cumsum(1) - 1).clamp(min=0)[:, prefix.length :]
     uniform = torch.tensor(draws, device=device)
     alive = list(range(len(prompts)))
     produced: list[list[int]] = [[] for _ in prompts]
-    cache = DynamicCache(config=lm.network.config)
+    cache = prefix.cache(lm, len(prompts))
     embeds = lm.embed(ids, virtual_tokens)
     first: Tensor | None = None
     refused = [False] * len(prompts)

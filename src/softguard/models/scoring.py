@@ -1,10 +1,11 @@
 """Scoring of given responses: the final states at the positions that predict them, and nothing for the others.
 
-Sequences are padded on the right, so a causal body needs no mask: what comes after a position cannot reach it.
+Sequences are padded on the right: what comes after a position cannot reach it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from softguard.core.protocols import Progress
 from softguard.models.language_model import LanguageModel
 from softguard.models.sampling import log_odds
+from softguard.models.shared_prefix import SharedPrefix
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,19 @@ def response_states(
     *,
     token_budget: int = 2048,
 ) -> ResponseStates:
-    """Return the states that predict `responses` after `prompts`; gradients flow to `virtual_tokens` where enabled."""
-    lengths = [len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True)]
+    """Return the states that predict `responses` after `prompts`; gradients flow to `virtual_tokens` where enabled.
+
+    What all prompts begin with is run once (`shared_prefix`), and responses of one prompt share its pass (`_Tree`).
+    """
+    sharing = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True)) < lm.window / 2  # a tree may hold two
+    prefix = SharedPrefix.run(lm, prompts if sharing else (), virtual_tokens)
+    members: dict[tuple[object, ...], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        members.setdefault(tuple(prompt) if sharing else (i,), []).append(i)
+    trees = [_Tree.grow(prompts[of[0]][prefix.length :], [responses[i] for i in of], of) for of in members.values()]
     parts: dict[int, Tensor] = {}
-    for batch in token_budget_batches(lengths, token_budget):
-        width = max(lengths[i] for i in batch)
-        rows = [[*prompts[i], *responses[i][:-1]] for i in batch]
-        ids = torch.tensor([r + [0] * (width - len(r)) for r in rows], device=lm.device)
-        out = lm.body(inputs_embeds=lm.embed(ids, virtual_tokens), use_cache=False).last_hidden_state
-        for k, i in enumerate(batch):
-            parts[i] = out[k, len(prompts[i]) - 1 : lengths[i]]
+    for batch in token_budget_batches([len(t.ids) for t in trees], token_budget):
+        parts |= _run_trees(lm, [trees[i] for i in batch], prefix, virtual_tokens)
     device = lm.device
     return ResponseStates(
         states=torch.cat([parts[i] for i in range(len(prompts))]),
@@ -67,6 +72,57 @@ def response_states(
         row=torch.tensor([i for i, r in enumerate(responses) for _ in r], device=device),
         position=torch.tensor([t for r in responses for t in range(len(r))], device=device),
     )
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """A prompt with the responses that may follow it, in one row: each response sees the prompt and itself only.
+
+    Attributes:
+        ids: prompt, then each response without its last token.
+        branch: 0 in the prompt, k in the k-th response.
+        position: the place in the sequence that a token would have with its own response alone.
+        outputs: for each response (by the caller's number) the indices of the states that predict its tokens.
+    """
+
+    ids: list[int]
+    branch: list[int]
+    position: list[int]
+    outputs: dict[int, list[int]]
+
+    @classmethod
+    def grow(cls, prompt: Sequence[int], responses: Sequence[Sequence[int]], numbers: Sequence[int]) -> "_Tree":
+        ids, branch, position = list(prompt), [0] * len(prompt), list(range(len(prompt)))
+        outputs = {}
+        for k, (response, number) in enumerate(zip(responses, numbers, strict=True), 1):
+            outputs[number] = [len(prompt) - 1, *range(len(ids), len(ids) + len(response) - 1)]
+            ids += response[:-1]
+            branch += [k] * (len(response) - 1)
+            position += range(len(prompt), len(prompt) + len(response) - 1)
+        return cls(ids, branch, position, outputs)
+
+
+def _run_trees(
+    lm: LanguageModel, trees: Sequence[_Tree], prefix: SharedPrefix, virtual_tokens: Tensor | None
+) -> dict[int, Tensor]:
+    """Return the output states of one batch of trees by response number."""
+    width, device = max(len(t.ids) for t in trees), lm.device
+
+    def padded(values: Sequence[list[int]], fill: int) -> Tensor:
+        return torch.tensor([v + [fill] * (width - len(v)) for v in values], device=device)
+
+    inputs: dict[str, Any] = {"use_cache": False}
+    if prefix.length:
+        inputs = {"use_cache": True, "past_key_values": prefix.cache(lm, len(trees))}
+    if prefix.length or any(len(t.outputs) > 1 for t in trees):
+        branch = padded([t.branch for t in trees], 0)
+        seen = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+        seen &= torch.ones(width, width, dtype=torch.bool, device=device).tril()
+        seen = torch.cat([seen.new_ones(len(trees), width, prefix.length), seen], 2)[:, None]
+        inputs["attention_mask"] = lm.attention_mask(seen)
+        inputs["position_ids"] = padded([t.position for t in trees], 0) + prefix.length
+    states = lm.body(inputs_embeds=lm.embed(padded([t.ids for t in trees], 0), virtual_tokens), **inputs).last_hidden_state
+    return {number: states[k, where] for k, tree in enumerate(trees) for number, where in tree.outputs.items()}
 
 
 @torch.inference_mode()
