@@ -1,10 +1,10 @@
-# make demo | make test | make test-all | make lint
+# make demo | make test | make test-all | make e2e | make lint
 PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all e2e lint clean
 
 $(STAMP): pyproject.toml requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -20,6 +20,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(PY) -m pytest -m ""
+
+e2e: $(STAMP)
+	$(PY) -m pytest -m slow tests/e2e
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check src tests examples && $(VENV)/bin/ruff format --check src tests examples

@@ -61,22 +61,32 @@ def test_another_guard_judges_the_drafts_that_are_there(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_runs_that_share_prompts_share_drafts(tmp_path):
-    system, whole = records(tmp_path)
-    shards = sorted(tmp_path.rglob("*.safetensors"))
-    cache = TeacherCache(tmp_path, system, SETTINGS)
-    part = cache.records(["x", "y"], [Conversation.from_prompt(PROMPTS[4]), Conversation.from_prompt(PROMPTS[1])])
-    assert [(r.id, r.response_ids) for r in part] == [("x", whole[4].response_ids), ("y", whole[1].response_ids)]
-    assert sorted(tmp_path.rglob("*.safetensors")) == shards
+def test_drafts_do_not_depend_on_what_the_cache_held(tmp_path):
+    """In bf16 a row's draft does depend on its batch: shards are the same whatever another config left behind."""
+
+    def drafts(folder, prompts):
+        system = GuardedSystem(tiny_model(dtype=torch.bfloat16), KeywordGuard("zz"))
+        cache = TeacherCache(folder, system, TeacherSettings(max_new_tokens=12), shard_size=16)
+        return [r.response_ids for r in cache.records(prompts, [Conversation.from_prompt(p) for p in prompts])]
+
+    many = [f"{'z' * (i % 5)} request {i}" for i in range(48)]
+    drafts(tmp_path / "used", many[::3])
+    whole = drafts(tmp_path / "used", many)
+    assert whole == drafts(tmp_path / "empty", many)
+    shards = sorted((tmp_path / "used").rglob("*.safetensors"))
+    assert drafts(tmp_path / "used", many[::-1]) == whole[::-1]
+    assert sorted((tmp_path / "used").rglob("*.safetensors")) == shards
 
 
-def test_too_many_ungraded_stop_the_run(tmp_path):
+def test_too_many_ungraded_stop_the_run_and_are_judged_again(tmp_path):
     class Silent(KeywordGuard):
         def judge(self, conversations):
             return [Verdict(ungraded="server gone") for _ in conversations]
 
     with pytest.raises(GuardError, match="ungraded"):
-        records(tmp_path, Silent())
+        records(tmp_path, Silent("zz"))
+    _, found = records(tmp_path)
+    assert [r.alpha for r in found] == [1.0, 0.0] * 3 + [1.0]
 
 
 def test_the_guarded_system_replaces_with_probability_one_minus_alpha():

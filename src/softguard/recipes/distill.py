@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
-from softguard.teacher import GuardedSystem, TeacherCache, TeacherSettings
+from softguard.teacher import GuardedSystem, TeacherCache, TeacherRecord, TeacherSettings
 from softguard.training import Example, train
 
 Report = Callable[[str, int, int, dict[str, float]], None]
@@ -123,12 +124,19 @@ def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report
         seed=parts.config.teacher.seed,
     )
     cache = TeacherCache(cache_dir() / "teacher", parts.teacher, settings)
-    records = cache.records(
-        [r.id for r in rows], [r.conversation for r in rows], lambda done, total: report(stage, done, total, {})
-    )
+    # Each source has shards of its own, so that runs that share a source share its drafts.
+    records: list[TeacherRecord] = []
+    for source in sorted({r.source for r in rows}):
+        part = [r for r in rows if r.source == source]
+        progress = partial(_report_within, report, stage, len(records), len(rows))
+        records += cache.records([r.id for r in part], [r.conversation for r in part], progress)
     by_id = {r.id: r for r in rows}
     render = parts.teacher.renderer.render
     return [(Example(render(by_id[k.id].conversation), k, by_id[k.id].label == "harmful"), by_id[k.id]) for k in records]
+
+
+def _report_within(report: Report, stage: str, before: int, total: int, done: int, _: int) -> None:
+    report(stage, before + done, total, {})
 
 
 def provenance(parts: Parts) -> dict[str, Any]:

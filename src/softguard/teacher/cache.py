@@ -1,8 +1,9 @@
 """The content-addressed cache of teacher records: drafts by model and settings, verdicts beside them by guard.
 
-One idea: a draft depends on the model, the settings and its own prompt, never on the other prompts or on the guard. So runs
-that share prompts share drafts, and another guard judges the drafts that are there. Work is kept in shards; the JSON of a
-shard is written last, and a kill loses at most one shard.
+One idea: prompts are cut into shards in an order of their own, and a shard is found again by its very prompts: what is drawn
+depends on the model, the settings and the shard, never on what the cache held before, so that the same config gives the same
+drafts bit for bit (low-precision sampling does depend on which rows share a batch). Runs with the same prompts share drafts, and
+another guard judges the drafts that are there. The JSON of a shard is written last: a kill loses at most one shard.
 
 Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.json` (drafts), `shard-NAME.GUARD.json`
 (verdicts).
@@ -12,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,14 @@ class TeacherCache:
     ) -> None:
         self._system, self._settings = system, settings
         self._max_ungraded, self._shard_size = max_ungraded, shard_size
-        made_by = {"schema": 2, "model": system.lm.fingerprint, "settings": asdict(settings)}
+        attention = getattr(system.lm.network.config, "_attn_implementation", None)
+        made_by = {
+            "schema": 3,
+            "model": system.lm.fingerprint,
+            "settings": asdict(settings),
+            "device": system.lm.device.type,
+            "attention": attention,
+        }
         described = json.dumps(made_by, indent=2, sort_keys=True)
         self._folder = root / _digest(described)
         self._guard = _digest(system.guard.fingerprint)[:12]
@@ -78,67 +86,50 @@ class TeacherCache:
             GuardError: more prompts are ungraded than allowed.
         """
         keys = [_digest(json.dumps(c.to_dicts())) for c in conversations]
-        known = self._index()
-        missing = [i for i in {k: i for i, k in reversed(list(enumerate(keys))) if k not in known}.values()]
+        by_key = dict(zip(keys, conversations, strict=True))
         # Prompts of like length share a shard, so that its batches are tight.
-        missing.sort(key=lambda i: (len(conversations[i].prompt), keys[i]))
-        for start in range(0, len(missing), self._shard_size):
+        order = sorted(by_key, key=lambda k: (len(by_key[k].prompt), k))
+        records: dict[str, TeacherRecord | None] = {}
+        for start in range(0, len(order), self._shard_size):
             if progress:
-                progress(len(keys) - len(missing) + start, len(keys))
-            rows = missing[start : start + self._shard_size]
-            stem = self._write_drafts([keys[i] for i in rows], [conversations[i] for i in rows])
-            self._verdicts(stem, dict(zip((keys[i] for i in rows), (conversations[i] for i in rows), strict=True)))
-            known |= {keys[i]: (stem, n) for n, i in enumerate(rows)}
-        found, ungraded = self._read(ids, keys, conversations, known)
+                progress(start, len(order))
+            shard = order[start : start + self._shard_size]
+            records |= self._shard(shard, [by_key[k] for k in shard])
+        found = [replace(record, id=i) for i, k in zip(ids, keys, strict=True) if (record := records[k]) is not None]
+        ungraded = len(ids) - len(found)
         if ungraded > self._max_ungraded * len(ids):
             raise GuardError(f"at most {self._max_ungraded:.0%} ungraded drafts", f"{ungraded} of {len(ids)}", "check the guard")
         if progress:
-            progress(len(keys), len(keys))
+            progress(len(order), len(order))
         return found
 
-    def _index(self) -> dict[str, tuple[Path, int]]:
-        """Return where each cached prompt's draft is: its shard and its number there."""
-        return {
-            row["key"]: (path.with_suffix(""), n)
-            for path in sorted(self._folder.glob("shard-*.json"))
-            if path.name.count(".") == 1
-            for n, row in enumerate(json.loads(path.read_text()))
-        }
-
-    def _read(
-        self,
-        ids: Sequence[str],
-        keys: Sequence[str],
-        conversations: Sequence[Conversation],
-        known: dict[str, tuple[Path, int]],
-    ) -> tuple[list[TeacherRecord], int]:
-        by_key = dict(zip(keys, conversations, strict=True))
-        by_stem: dict[Path, list[int]] = {}
-        for i, key in enumerate(keys):
-            by_stem.setdefault(known[key][0], []).append(i)
-        out: dict[int, TeacherRecord] = {}
-        for stem, members in by_stem.items():
-            drafts = json.loads(stem.with_suffix(".json").read_text())
-            verdicts = self._verdicts(stem, by_key)
-            with safe_open(stem.with_suffix(".safetensors"), "pt") as file:
-                for i in members:
-                    draft, verdict = drafts[known[keys[i]][1]], verdicts[keys[i]]
-                    if verdict["alpha"] is None:
-                        continue
-                    out[i] = TeacherRecord(
-                        id=ids[i],
+    def _shard(self, keys: Sequence[str], conversations: Sequence[Conversation]) -> dict[str, TeacherRecord | None]:
+        """Return a shard's records by prompt key, drawn and judged where the cache lacks them; None where ungraded."""
+        stem = self._folder / f"shard-{_digest(''.join(keys))[:16]}"
+        if not stem.with_suffix(".json").exists():
+            self._write_drafts(stem, keys, conversations)
+        drafts = json.loads(stem.with_suffix(".json").read_text())
+        verdicts = self._verdicts(stem, dict(zip(keys, conversations, strict=True)), drafts)
+        out: dict[str, TeacherRecord | None] = {}
+        with safe_open(stem.with_suffix(".safetensors"), "pt") as file:
+            for number, draft in enumerate(drafts):
+                verdict = verdicts[draft["key"]]
+                out[draft["key"]] = None
+                if verdict["alpha"] is not None:
+                    out[draft["key"]] = TeacherRecord(
+                        id=draft["key"],
                         response_ids=tuple(draft["ids"]),
                         response=draft["text"],
                         truncated=draft["truncated"],
                         alpha=verdict["alpha"],
                         categories=verdict["categories"],
                         log_prob=draft["log_prob"],
-                        states=file.get_tensor(str(known[keys[i]][1])),
+                        states=file.get_tensor(str(number)),
                     )
-        return [out[i] for i in sorted(out)], len(ids) - len(out)
+        return out
 
-    def _write_drafts(self, keys: Sequence[str], conversations: Sequence[Conversation]) -> Path:
-        """Sample and score one shard, and return its path without suffix."""
+    def _write_drafts(self, stem: Path, keys: Sequence[str], conversations: Sequence[Conversation]) -> None:
+        """Sample and score one shard, and write it."""
         system, settings = self._system, self._settings
         prompts = [system.renderer.render(c).ids for c in conversations]
         drafts = sample(
@@ -159,19 +150,18 @@ class TeacherCache:
         for key, draft, log_prob in zip(keys, drafts, sums, strict=True):
             text = system.renderer.decode(draft.ids)
             rows.append({"key": key, "ids": draft.ids, "text": text, "truncated": draft.truncated, "log_prob": log_prob})
-        stem = self._folder / f"shard-{_digest(''.join(keys))[:16]}"
         _write_atomically(stem.with_suffix(".safetensors"), lambda path: save_file(states, path))
         _write_atomically(stem.with_suffix(".json"), lambda path: path.write_text(json.dumps(rows)))
-        return stem
 
-    def _verdicts(self, stem: Path, conversations: dict[str, Conversation]) -> dict[str, dict[str, Any]]:
-        """Return the guard's verdicts on a shard's drafts by prompt key, judging those of `conversations` that it lacks."""
+    def _verdicts(
+        self, stem: Path, conversations: dict[str, Conversation], drafts: Sequence[dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """Return the guard's verdicts by prompt key, judging drafts that have none or were left ungraded."""
         path = stem.with_suffix(f".{self._guard}.json")
         verdicts: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-        drafts = {row["key"]: row["text"] for row in json.loads(stem.with_suffix(".json").read_text())}
-        lacking = [k for k in drafts if k in conversations and k not in verdicts]
+        lacking = {d["key"]: d["text"] for d in drafts if verdicts.get(d["key"], {}).get("alpha") is None}
         if lacking:
-            judged = self._system.guard.judge([conversations[k].with_response(drafts[k]) for k in lacking])
+            judged = self._system.guard.judge([conversations[k].with_response(text) for k, text in lacking.items()])
             for key, v in zip(lacking, judged, strict=True):
                 verdicts[key] = {"alpha": v.p_safe, "categories": dict(v.categories), "ungraded": v.ungraded}
             _write_atomically(path, lambda partial: partial.write_text(json.dumps(verdicts)))
