@@ -1,13 +1,15 @@
 """The whole method on one page, with no framework of ours: a guarded system distilled into a soft prompt.
 
-Run: python examples/01_distil_by_hand.py PATH_TO_A_SMALL_CHAT_MODEL   (a Hugging Face folder)
+Run: python examples/01_distil_by_hand.py MODEL
+MODEL is a small chat model: a Hugging Face folder, or the .gguf file that `softguard models pull smollm2-135m` names.
 The guard here is a word list, so that the page stays a page; the library does the same with a real one.
 """
 
 import sys
+from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 REFUSAL = "Sorry, I cannot help with this matter."
 PROMPTS = [
@@ -17,10 +19,22 @@ PROMPTS = [
     "Name three rivers.",
 ]
 
-folder = sys.argv[1]
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager").requires_grad_(False)
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
+torch.manual_seed(0)
+place = Path(sys.argv[1])
+gguf = {"gguf_file": place.name} if place.suffix == ".gguf" else {}
+unpacked = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
+folder = place.parent if gguf else place
+tokenizer = AutoTokenizer.from_pretrained(folder, **gguf)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager", **gguf, **unpacked)
+model = model.eval().requires_grad_(False)
 table = model.get_input_embeddings()
+
+
+def encode(text: str) -> list[int]:
+    """The ids of a text alone: the chat template brings the beginning of a sequence itself, and it belongs there only."""
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
 def guard(prompt: str, response: str) -> float:
@@ -31,28 +45,29 @@ def guard(prompt: str, response: str) -> float:
 def render(prompt: str) -> list[int]:
     """The chat template's ids up to the assistant's turn."""
     turns = [{"role": "user", "content": prompt}]
-    return tokenizer(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)).input_ids
+    return encode(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 # 1. The teacher, once: draw y at temperature 1, let the guard judge it, keep y and alpha.
+as_it_is = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "pad_token_id": tokenizer.eos_token_id}
 teacher = []
 for prompt in PROMPTS:
     ids = torch.tensor([render(prompt)])
-    made = model.generate(ids, max_new_tokens=32, do_sample=True, top_k=0, pad_token_id=tokenizer.eos_token_id)
+    made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, **as_it_is)
     y = made[0, ids.shape[1] :].tolist()
-    teacher.append((ids[0].tolist(), y, guard(prompt, tokenizer.decode(y))))
+    teacher.append((ids[0].tolist(), y, guard(prompt, tokenizer.decode(y, skip_special_tokens=True))))
 
 # 2. The student: the same model behind a few learned vectors W, started from a text.
-start = tokenizer("You are a careful assistant. Refuse what harms; answer the rest.").input_ids
+start = encode("You are a careful assistant. Refuse what harms; answer the rest.")
 W = table(torch.tensor(start)).float().clone().requires_grad_()
-refusal = [*tokenizer(REFUSAL).input_ids, tokenizer.eos_token_id]
+refusal = [*encode(REFUSAL), tokenizer.eos_token_id]
 
 
 def log_prob(prompt: list[int], response: list[int]) -> torch.Tensor:
     """log q(response | prompt, W): the sum of its tokens' log-probabilities."""
     embeds = torch.cat([W.to(table.weight.dtype), table(torch.tensor(prompt + response[:-1]))])[None]
-    states = model.model(inputs_embeds=embeds).last_hidden_state[0, -len(response) :]
-    return torch.log_softmax(model.lm_head(states).float(), -1).gather(1, torch.tensor(response)[:, None]).sum()
+    logits = model(inputs_embeds=embeds, logits_to_keep=len(response)).logits[0]
+    return torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(response)[:, None]).sum()
 
 
 # 3. TV-DiSP (eq. 4): raise each branch until the student gives it as much probability as the teacher does.

@@ -31,9 +31,16 @@ class PromptRow:
         return Conversation.from_prompt(self.prompt)
 
 
+_SMALL = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
 _MINORS = re.compile(
-    r"\b(child(ren)?|kids?|minors?|under-?age|teen(s|ager|agers|age)?|toddlers?|infants?|bab(y|ies)|preteens?|school-?(boys?|girls?)|"
-    r"p(a)?edo\w*|lolita?|juveniles?|\d{1,2}[- ]year[- ]old)\b",
+    r"\b("
+    r"child\w*|grandchild\w*|kids?|kiddies?|minors?|infan(ts?|cy)|newborns?|toddlers?|bab(y|ies)|babysit\w*|juveniles?|"
+    r"adolescen\w+|youths?|youngsters?|(pre-?)?teen(s|-?age(d|rs?)?)?|tweens?|under-?aged?|under[- ](18|eighteen)|age of consent|"
+    r"(?<!\bmy )(?<!\bthe new )(girls?|boys?)|"  # "my boys" of a gang and "the new girl" of an office are grown up
+    r"(high|middle|primary|grade|grammar|secondary)[- ]?school\w*|junior[- ]high|elementary|kindergart\w+|pre-?school\w*|"
+    r"school-?(age|boys?|girls?|kids?|child\w*)|day-?care|pa?edo\w*|loli(ta|con)?s?|jailbait|"
+    rf"(\d{{1,2}}|{_SMALL})[- ]?(years?|yrs?)[- ]?olds?|\d{{1,2}}[- ]?y/?o|age[ds]? 1?\d"
+    r")\b",
     re.IGNORECASE,
 )
 

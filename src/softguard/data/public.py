@@ -1,91 +1,128 @@
-"""Public sets from a folder (`--data-dir` or SOFTGUARD_DATA). Rows about minors are dropped from the harmful ones.
+"""What the loaders of public sets share: where a file is, how it is read, how rows are made of it.
 
-Homes and licences: MaliciousInstruct (Princeton-SysML/Jailbreak_LLM), XSTest (paul-rottger/xstest, CC BY 4.0), Alpaca
-(tatsu-lab, CC BY-NC: evaluation only), HarmBench (MIT), CAST (IBM/activation-steering, Apache-2.0), CatQA and HarmfulQA
-(declare-lab, Apache-2.0), GSM8K (MIT).
+A loader is one file of this room: it states a `PublicFile` and picks prompts from its rows. The folder of `--data-dir` or
+SOFTGUARD_DATA comes first. What is not there is fetched from Hugging Face where we know the file to the letter; else the
+error names its home. Rows about minors are dropped from harmful sets, whatever the request.
 """
 
 import csv
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from softguard.data.prompt import Label, PromptRow, Split, mentions_minors
-from softguard.data.registry import PROMPT_SETS, public_file
+from softguard.errors import DataError
+from softguard.sources.cache import is_offline
 
 
-def _rows(source: str, label: Label, prompts: Iterable[tuple[str, str]], split: Split = "test") -> list[PromptRow]:
-    """Return rows of (prompt, topic), without duplicates and, where harmful, without minors."""
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the Hugging Face hub; `revision` is a commit where we saw which one holds it."""
+
+    repository: str
+    name: str
+    revision: str = "main"
+    repo_type: Literal["dataset", "space"] = "dataset"
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """A file of a public set.
+
+    Attributes:
+        path: where it stands in the folder of public sets.
+        form: what it holds, for messages.
+        home: the page that it comes from.
+        hub: the same file on the hub, None where there is none in this form.
+    """
+
+    path: str
+    form: str
+    home: str
+    hub: HubFile | None = None
+
+
+class Picked(NamedTuple):
+    """A prompt of a row with its topic."""
+
+    prompt: str
+    topic: str = ""
+
+
+def read_prompts(file: PublicFile, data_dir: Path | None, pick: Callable[[Any], Iterable[Picked]]) -> list[Picked]:
+    """Return what `pick` finds in the rows of a file: dicts, or the lines of a `.txt`.
+
+    Raises:
+        DataError: the file is nowhere, unreadable, not of its form, or without prompts.
+    """
+    path = find_file(file, data_dir)
+    picked: list[Picked] = []
+    good = 0
+    try:
+        for row in _rows(path):
+            new = list(pick(row))
+            for prompt, topic in new:
+                (prompt + topic).encode()  # raises on what is no text, half a surrogate pair included
+            picked += new
+            good += 1
+        if not picked:
+            raise ValueError("no prompt")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        found = f"{type(error).__name__} ({error}) in {path} after {good} good rows"
+        raise DataError(file.form, found, f"take the file from {file.home}") from error
+    return picked
+
+
+def prompt_rows(
+    source: str, label: Label, picked: Iterable[Picked], split: Split = "test", *, drop_minors: bool = False
+) -> list[PromptRow]:
+    """Return rows without duplicates and, where they are harmful or it is asked for, without those about minors."""
+    drop_minors = drop_minors or label == "harmful"
     seen: dict[str, PromptRow] = {}
-    for prompt, topic in prompts:
+    for prompt, topic in picked:
         text = prompt.strip()
-        if text and text not in seen and not (label == "harmful" and mentions_minors(text)):
+        if text and text not in seen and not (drop_minors and mentions_minors(f"{topic}: {text}")):
             seen[text] = PromptRow(f"{source}-{label}-{len(seen)}", text, label, source, topic=topic, split=split)
     return list(seen.values())
 
 
-@PROMPT_SETS.register("malicious_instruct")
-def malicious_instruct(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return MaliciousInstruct: 100 harmful questions."""
-    path = public_file(data_dir, "malicious_instruct", "MaliciousInstruct.txt")
-    return _rows("malicious_instruct", "harmful", ((line, "") for line in path.read_text().splitlines()))
+def find_file(file: PublicFile, data_dir: Path | None) -> Path:
+    """Return the path of a public set's file: in the folder, else fetched from the hub.
+
+    Raises:
+        DataError: the folder does not exist, or the file is in neither place.
+    """
+    found = "no folder of public sets named"
+    if data_dir is not None:
+        if not data_dir.is_dir():
+            raise DataError("a folder of public sets", f"no such folder: {data_dir}", "check --data-dir or SOFTGUARD_DATA")
+        if (data_dir / file.path).is_file():
+            return data_dir / file.path
+        found = f"none in {data_dir}"
+    if file.hub is not None:
+        from huggingface_hub import errors, hf_hub_download
+
+        hub, offline = file.hub, is_offline(None)
+        where = (hub.repository, hub.name)
+        try:
+            return Path(hf_hub_download(*where, repo_type=hub.repo_type, revision=hub.revision, local_files_only=offline))
+        except (OSError, errors.EntryNotFoundError) as error:
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            found += f", and {hub.name} of {hub.repository} could not be fetched ({reason})"
+    todo = f"download it, save it as FOLDER/{file.path}, and name FOLDER with --data-dir or SOFTGUARD_DATA"
+    raise DataError(f"{file.path}, {file.form}, from {file.home}", found, todo)
 
 
-@PROMPT_SETS.register("alpaca_heldout")
-def alpaca_heldout(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return the last 2,000 Alpaca instructions without input: benign, evaluation only."""
-    path = public_file(data_dir, "alpaca", "alpaca_instructions_no_input.json")
-    return _rows("alpaca", "benign", ((r["instruction"], "") for r in json.loads(path.read_text())[-2000:]))
-
-
-@PROMPT_SETS.register("xstest")
-def xstest(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return XSTest: safe prompts as look-alikes, unsafe contrasts as harmful; `topic` is the prompt type."""
-    path = public_file(data_dir, "xstest", "xstest_prompts.csv")
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    safe = ((r["prompt"], r["type"]) for r in rows if r["label"] == "safe")
-    unsafe = ((r["prompt"], r["type"]) for r in rows if r["label"] == "unsafe")
-    return _rows("xstest", "look_alike", safe) + _rows("xstest", "harmful", unsafe)
-
-
-@PROMPT_SETS.register("harmbench")
-def harmbench(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return HarmBench's standard and contextual test behaviours."""
-    path = public_file(data_dir, "harmbench", "harmbench_behaviors_text_test.csv")
-    with path.open(newline="") as file:
-        return _rows("harmbench", "harmful", ((r["Behavior"], r["SemanticCategory"]) for r in csv.DictReader(file)))
-
-
-@PROMPT_SETS.register("cast")
-def cast(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return IBM CAST: harmful commands and harmless ones, for training."""
-    path = public_file(data_dir, "ibm_cast_harmful", "condition_harmful_train.json")
-    pairs = json.loads(path.read_text())
-    harmful = _rows("cast", "harmful", ((r["harmful"], "") for r in pairs), "train")
-    return harmful + _rows("cast", "benign", ((r["harmless"], "") for r in pairs), "train")
-
-
-@PROMPT_SETS.register("catqa")
-def catqa(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return CatQA and HarmfulQA: harmful questions by category, for training."""
-    found: list[tuple[str, str]] = []
-    for name in ("catqa_english.json", "harmfulqa.json"):
-        path = public_file(data_dir, "catqa_red_instruct", name)
-        for category, inner in json.loads(path.read_text()).items():
-            found += [(q, category) for q in _strings(inner)]
-    return _rows("catqa", "harmful", found, "train")
-
-
-@PROMPT_SETS.register("gsm8k_train")
-def gsm8k_train(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return GSM8K's training questions: benign."""
-    path = public_file(data_dir, "gsm8k", "train.jsonl")
-    return _rows("gsm8k", "benign", ((json.loads(x)["question"], "") for x in path.read_text().splitlines()), "train")
-
-
-def _strings(node: object) -> list[str]:
-    if isinstance(node, str):
-        return [node]
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
-    return [s for child in children for s in _strings(child)]
+def _rows(path: Path) -> Iterator[Any]:
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".csv":
+        yield from csv.DictReader(io.StringIO(text), strict=True)
+    elif path.suffix == ".json":
+        whole = json.loads(text)
+        yield from whole if isinstance(whole, list) else [whole]
+    else:
+        lines = (line for line in text.split("\n") if line.strip())
+        yield from lines if path.suffix == ".txt" else map(json.loads, lines)

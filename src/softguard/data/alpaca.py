@@ -1,0 +1,21 @@
+"""Alpaca: everyday instructions, for evaluation alone (tatsu-lab; CC BY-NC)."""
+
+from pathlib import Path
+
+from softguard.data.prompt import PromptRow
+from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
+from softguard.data.registry import PROMPT_SETS
+
+HELD_OUT = 2000
+FILE = PublicFile(
+    "alpaca/alpaca_instructions_no_input.json",
+    "a JSON list of objects with an instruction",
+    "https://github.com/tatsu-lab/stanford_alpaca",
+)
+
+
+@PROMPT_SETS.register("alpaca_heldout")
+def alpaca_heldout(data_dir: Path | None = None) -> list[PromptRow]:
+    """Return the last 2,000 instructions that come without input: benign."""
+    found = read_prompts(FILE, data_dir, lambda row: [] if row.get("input") else [Picked(row["instruction"])])
+    return prompt_rows("alpaca", "benign", found[-HELD_OUT:])

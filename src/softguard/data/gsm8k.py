@@ -1,0 +1,25 @@
+"""GSM8K: school sums in words, for usefulness (Cobbe et al. 2021, arXiv 2110.14168; MIT). The hub has it in Parquet only."""
+
+from pathlib import Path
+
+from softguard.data.prompt import PromptRow
+from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
+from softguard.data.registry import PROMPT_SETS
+
+
+def _questions(name: str, data_dir: Path | None) -> list[Picked]:
+    home = "https://github.com/openai/grade-school-math/tree/master/grade_school_math/data"
+    file = PublicFile(f"gsm8k/{name}.jsonl", "JSON lines with a question", home)
+    return read_prompts(file, data_dir, lambda row: [Picked(row["question"])])
+
+
+@PROMPT_SETS.register("gsm8k_train")
+def gsm8k_train(data_dir: Path | None = None) -> list[PromptRow]:
+    """Return the training questions: benign."""
+    return prompt_rows("gsm8k", "benign", _questions("train", data_dir), "train")
+
+
+@PROMPT_SETS.register("gsm8k_test")
+def gsm8k_test(data_dir: Path | None = None) -> list[PromptRow]:
+    """Return the test questions: benign."""
+    return prompt_rows("gsm8k_test", "benign", _questions("test", data_dir))

@@ -1,0 +1,29 @@
+"""HarmBench: behaviours to elicit, for evaluation (Mazeika et al. 2024, arXiv 2402.04249; MIT)."""
+
+from pathlib import Path
+
+from softguard.data.prompt import PromptRow
+from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
+from softguard.data.registry import PROMPT_SETS
+
+FILE = PublicFile(
+    "harmbench/harmbench_behaviors_text_test.csv",
+    "a CSV file with Behavior, FunctionalCategory, SemanticCategory and ContextString",
+    "https://github.com/centerforaisafety/HarmBench/tree/main/data/behavior_datasets",
+)
+
+
+def _behaviour(row: dict[str, str]) -> list[Picked]:
+    if row["FunctionalCategory"] == "copyright":
+        return []
+    context = f"{row['ContextString']}\n\n---\n\n" if row["ContextString"] else ""
+    return [Picked(context + row["Behavior"], row["SemanticCategory"])]
+
+
+@PROMPT_SETS.register("harmbench")
+def harmbench(data_dir: Path | None = None) -> list[PromptRow]:
+    """Return the standard and contextual test behaviours, a context above its behaviour as in HarmBench's direct request.
+
+    Copyright behaviours are left out: reciting a song is judged by comparison with its text, not by harm.
+    """
+    return prompt_rows("harmbench", "harmful", read_prompts(FILE, data_dir, _behaviour))

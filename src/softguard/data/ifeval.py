@@ -1,0 +1,20 @@
+"""IFEval: instructions whose fulfilment can be checked, for usefulness (Zhou et al. 2023, arXiv 2311.07911; Apache-2.0)."""
+
+from pathlib import Path
+
+from softguard.data.prompt import PromptRow
+from softguard.data.public import HubFile, Picked, PublicFile, prompt_rows, read_prompts
+from softguard.data.registry import PROMPT_SETS
+
+FILE = PublicFile(
+    "ifeval/input_data.jsonl",
+    "JSON lines with a prompt",
+    "https://huggingface.co/datasets/google/IFEval",
+    HubFile("google/IFEval", "ifeval_input_data.jsonl", "966cd89545d6b6acfd7638bc708b98261ca58e84"),
+)
+
+
+@PROMPT_SETS.register("ifeval")
+def ifeval(data_dir: Path | None = None) -> list[PromptRow]:
+    """Return the prompts: benign."""
+    return prompt_rows("ifeval", "benign", read_prompts(FILE, data_dir, lambda row: [Picked(row["prompt"])]))
