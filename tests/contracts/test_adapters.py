@@ -105,6 +105,23 @@ def test_save_and_load(tmp_path: Path, initialisation):
     assert loaded.config == adapter.config
     with loaded.attach(lm):
         pass
+    assert SoftPrompt.load(tmp_path, "meta").virtual_tokens().device.type == "meta"
+
+
+def test_peft_gets_a_config_only_for_what_it_can_load(tmp_path: Path):
+    lm = tiny_model()
+    for layout in LAYOUTS:  # "front" is the first: what it leaves would mislead PEFT about the next
+        make(lm, layout).save(tmp_path, lm)
+        assert (tmp_path / "adapter_config.json").exists() == (layout == "front")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_starts_at_the_scale_of_the_networks_input(kind):
+    """Gemma scales its embeddings, so that the table's own scale is another."""
+    lm = tiny_model(kind)
+    config = SoftPromptConfig(num_virtual_tokens=256, initialisation="random")
+    scale = lm.embed(torch.arange(258)[None]).std()
+    assert SoftPrompt.create(config, lm, 0).virtual_tokens().std().item() == pytest.approx(scale.item(), rel=0.1)
 
 
 def test_peft_loads_a_prompt_in_front(tmp_path: Path):

@@ -34,7 +34,7 @@ def test_a_run_directory_is_whole(finished):
     run = RunDir.open(finished.path)  # checks every hash of the manifest
     assert run.stages() == ["train", "evaluate", "report"]
     expected = {"config.toml", "provenance.json", "operating_point.json", "metrics.jsonl", "report.html", "report.md"}
-    expected |= {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/softguard_adapter.json"}
+    expected |= {"adapter/adapter_model.safetensors", "adapter/softguard_adapter.json"}
     expected |= {f"evaluations/test/{name}.jsonl" for name in ANSWERS} | {"evaluations/test/summary.json"}
     assert set(json.loads((finished.path / "manifest.json").read_text())["files"]) == expected
     assert run.config["training"]["steps"] == 4

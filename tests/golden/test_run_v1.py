@@ -71,7 +71,8 @@ def test_todays_code_writes_what_the_script_says(tmp_path):
     run = make(tmp_path / "run")
     assert RunDir.open(run.path).stages() == RunDir.open(RUN_V1).stages()
     written = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
-    assert written == {str(p.relative_to(RUN_V1)) for p in RUN_V1.rglob("*") if p.is_file()}
+    kept = {str(p.relative_to(RUN_V1)) for p in RUN_V1.rglob("*") if p.is_file()}
+    assert written == kept - {"adapter/adapter_config.json"}  # once written for every layout, though PEFT cannot load this one
     name = "adapter/adapter_model.safetensors"
     assert (run.path / name).read_bytes() == (RUN_V1 / name).read_bytes()
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,6 +139,21 @@ def test_teacher_first_distribution_is_the_mixture():
     onehot = torch.zeros(3, 7, dtype=torch.float64)
     onehot[:, 2] = 1
     assert torch.allclose(mixed, alpha[:, None] * torch.softmax(base, -1) + (1 - alpha)[:, None] * onehot)
+
+
+@pytest.mark.parametrize("kind", ["total_variation", "forward_kl"])
+def test_given_its_first_token_the_rest_of_the_refusal_is_certain(kind):
+    """The weight 1 - alpha is the decision's, counted at the first token: what follows aims at log 1, not at log(1 - alpha)."""
+    given = batch(torch.tensor([0.5], dtype=torch.float64))
+    sure = torch.zeros(2, 7, dtype=torch.float64)
+    sure[torch.arange(2), given.refusal.targets] = 4.0  # q = 0.9, far above 1 - alpha
+    sure.requires_grad_()
+    refusal = Branch(sure, given.refusal.targets, given.refusal.row, given.refusal.position)
+    output = DenseObjective(DenseConfig(kind=kind))(replace(given, refusal=refusal))
+    output.loss.backward()
+    assert output.metrics["refusal"] == pytest.approx(-refusal.log_probs()[1].item())
+    assert sure.grad[0].abs().sum() == 0
+    assert sure.grad[1, given.refusal.targets[1]] == pytest.approx(-0.5 * (1 - refusal.log_probs()[1].exp().item()))
 
 
 @given(shift=st.floats(-20, 20))

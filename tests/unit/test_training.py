@@ -1,5 +1,8 @@
 """The loop on a tiny model: it learns, resumes bit for bit, and stops where it has to."""
 
+import json
+import math
+import time
 from pathlib import Path
 
 import pytest
@@ -8,12 +11,14 @@ import torch
 from softguard.adapters import SoftPrompt, SoftPromptConfig
 from softguard.core import Conversation
 from softguard.errors import DataError, TrainingError
-from softguard.objectives import OBJECTIVES
+from softguard.objectives import OBJECTIVES, Branch, ObjectiveInput
 from softguard.objectives.decision_split import DecisionSplit, DecisionSplitConfig
 from softguard.objectives.dense import DenseConfig
 from softguard.objectives.sequence import SequenceConfig
 from softguard.teacher import GuardedSystem, TeacherCache, TeacherSettings
-from softguard.training import Example, TrainingConfig, train
+from softguard.training import Example, TrainingConfig, loop, train
+from softguard.training.loop import diverged
+from softguard.training.validation import validate
 from tests.fakes import KeywordGuard, tiny_model
 
 CONFIG = TrainingConfig(steps=12, batch_size=4, learning_rate=0.3, validate_every=4, warmup_steps=2)
@@ -47,7 +52,8 @@ def test_it_learns_to_tell_the_two_apart(world, tmp_path):
     first, last = result.history[0], result.history[-1]
     assert last["loss"] < first["loss"]
     assert result.best.auc > 0.9
-    assert {"gradient_norm", "nll_refusal_1", "nll_answer_later"} <= set(first)
+    assert {"gradient_norm", "nll_refusal_1", "nll_refusal_7", "nll_answer_6"} <= set(first)
+    assert not {"nll_refusal_8", "nll_answer_7", "nll_answer_later"} & set(first)  # nothing is that long here
 
 
 class Stop(Exception):
@@ -90,5 +96,67 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(world, tmp_path):
             output = super().__call__(batch)
             return type(output)(output.loss * float("nan"), output.metrics)
 
-    with pytest.raises(TrainingError, match="step 1"):
+    with pytest.raises(TrainingError, match=r"step 1, batch of zz\d, zz\d, aa\d, aa\d; .* no checkpoint"):
         run(world, tmp_path, objective=Diverging(DecisionSplitConfig()))
+
+
+class Scaled(DecisionSplit):
+    """The loss times a factor of the number of its call, from 1."""
+
+    def __init__(self, factor):
+        super().__init__(DecisionSplitConfig())
+        self._factor, self._calls = factor, 0
+
+    def __call__(self, batch):
+        self._calls += 1
+        output = super().__call__(batch)
+        return type(output)(output.loss * self._factor(self._calls), output.metrics)
+
+
+@pytest.mark.parametrize(("factor", "step"), [(lambda n: 1 if n < 7 else float("inf"), 7), (lambda n: 1 if n <= 20 else 1e4, 40)])
+def test_what_led_to_a_stop_is_written_and_the_checkpoints_are_named(world, tmp_path, factor, step):
+    config = CONFIG.model_copy(update={"steps": 60})
+    with pytest.raises(TrainingError, match=rf"step {step}, .*latest\.safetensors and .*best\.safetensors"):
+        run(world, tmp_path, config, Scaled(factor))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == list(range(1, step + 1))
+    assert all(r["loss"] is not None for r in rows[:-1])
+
+
+def test_divergence_is_a_loss_that_stays_high():
+    falling = [10.0 / (1 + i) for i in range(60)]
+    assert not any(diverged(falling[:n]) for n in range(61))
+    assert not diverged([*falling, *[100.0] * 19])
+    assert diverged([*falling, *[100.0] * 20])
+    assert not diverged([*falling, *[100.0] * 19, 0.3])
+    assert not diverged([*[1e-4] * 30, *[0.1] * 30])  # noise around nothing
+    assert not diverged([*[-5.0] * 30, *[0.0] * 30])  # kl_disp goes below 0
+
+
+def test_seconds_hold_validation_and_absent_figures_are_no_zeros(world, tmp_path, monkeypatch):
+    def slow(*arguments):
+        time.sleep(0.2)
+        return validate(*arguments)
+
+    class Sometimes(Scaled):
+        def __call__(self, batch):
+            output = super().__call__(batch)
+            return type(output)(output.loss, {"rare": 3.0} if self._calls % 2 else {})
+
+    monkeypatch.setattr(loop, "validate", slow)
+    config = CONFIG.model_copy(update={"steps": 2, "validate_every": 1, "accumulation": 2})
+    _, result = run(world, tmp_path, config, Sometimes(lambda n: 1))
+    assert result.seconds >= 0.4
+    assert [r["rare"] for r in result.history] == [3.0, 3.0]
+
+
+def test_likelihood_is_logged_by_position():
+    position = torch.tensor([0, 1, 8, 9, 0])
+    branch = Branch(torch.zeros(5, 4), torch.zeros(5, dtype=torch.long), torch.tensor([0, 0, 0, 0, 1]), position)
+    branch.logits[2, 0] = 1.0
+    empty = Branch(*(x[:0] for x in (branch.logits, branch.targets, branch.row, branch.position)))
+    given = ObjectiveInput(torch.ones(2), branch, empty, torch.zeros(2, 4), torch.zeros(2, 4), 0)
+    logged = loop.nll_by_position(given)
+    assert set(logged) == {"nll_answer_1", "nll_answer_2", "nll_answer_later"}
+    assert logged["nll_answer_1"] == pytest.approx(math.log(4))
+    assert logged["nll_answer_later"] == pytest.approx((math.log(4) + math.log(3 + math.e) - 1) / 2)

@@ -41,7 +41,7 @@ class Adapter(Protocol):
         ...
 
     def save(self, folder: Path, lm: LanguageModel) -> None:
-        """Write the adapter in PEFT's layout."""
+        """Write the adapter, in PEFT's layout where PEFT can load it."""
         ...
 
 

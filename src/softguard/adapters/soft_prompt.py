@@ -81,7 +81,8 @@ class SoftPrompt:
         count = config.num_virtual_tokens
         table = lm.embedding_weight.detach()
         if config.initialisation == "random":
-            sample = table[torch.randint(len(table), (4096,), generator=generator)].float().cpu()
+            drawn = torch.randint(len(table), (1, 4096), generator=generator)
+            sample = lm.embed(drawn.to(lm.device))[0].float().cpu()
             weight = sample.mean(0) + sample.std(0) * torch.randn(count, lm.width, generator=generator)
         else:
             if config.initialisation == "text":
@@ -132,9 +133,18 @@ class SoftPrompt:
         return self.config.num_virtual_tokens
 
     def save(self, folder: Path, lm: LanguageModel) -> None:
-        """Write W under PEFT's file names; PEFT itself loads it when all virtual tokens stand in front."""
+        """Write W under PEFT's file names, and its config where PEFT can load W: all virtual tokens in front.
+
+        PEFT would put any other layout in front, without an error. It knows no operating point either: what it loads decides
+        by decoding alone, without the run's threshold.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"prompt_embeddings": self._weight.detach().cpu().contiguous()}, folder / _WEIGHTS)
+        own = {"config": self.config.model_dump(mode="json"), "base_fingerprint": self.base_fingerprint}
+        (folder / _OWN_FILE).write_text(json.dumps(own, indent=2) + "\n")
+        if any(slot != "front" for slot, _ in self.config.layout):
+            (folder / _PEFT_CONFIG).unlink(missing_ok=True)
+            return
         peft = {
             "peft_type": "PROMPT_TUNING",
             "task_type": "CAUSAL_LM",
@@ -148,19 +158,17 @@ class SoftPrompt:
             "prompt_tuning_init": "RANDOM",
         }
         (folder / _PEFT_CONFIG).write_text(json.dumps(peft, indent=2) + "\n")
-        own = {"config": self.config.model_dump(mode="json"), "base_fingerprint": self.base_fingerprint}
-        (folder / _OWN_FILE).write_text(json.dumps(own, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> "SoftPrompt":
-        """Return the soft prompt saved in `folder`, ready to use or to train on.
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "SoftPrompt":
+        """Return the soft prompt saved in `folder`, on the device of its model, ready to use or to train on.
 
         Raises:
             RunError: a file is missing or not what it has to be.
         """
         try:
             own = json.loads((folder / _OWN_FILE).read_text())
-            weight = load_file(folder / _WEIGHTS)["prompt_embeddings"]
+            weight = load_file(folder / _WEIGHTS)["prompt_embeddings"].to(device)
             return cls(SoftPromptConfig.model_validate(own["config"]), weight, own["base_fingerprint"])
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise RunError(f"a soft prompt in {folder}", str(error)[:160], "train it again or copy it whole") from error

@@ -44,6 +44,7 @@ class Reply:
 
     `refusal_log_odds` is log rho - log(1 - rho), with rho the probability of the refusal's first token at the first
     answer position; for the guarded system, the log-odds of 1 - p_safe. `p_safe`, `replaced` and `draft`: guarded only.
+    `refused`: the system declined by its operating point or in its own refusal text, in whatever language that is.
     """
 
     text: str
@@ -53,6 +54,7 @@ class Reply:
     replaced: bool | None = None
     draft: str | None = None
     ungraded: str | None = None
+    refused: bool = False
 
 
 class System(Protocol):

@@ -37,13 +37,14 @@ METRICS: Mapping[str, MetricInfo] = {
         label="Refusal on harmful",
         unit="rate",
         better="higher",
-        definition="Share of harmful prompts that are fully refused, by the pattern on the first 160 characters.",
+        definition="Share of harmful prompts that are fully refused: the system's own refusal text, or the English pattern on "
+        "the first 160 characters.",
     ),
     "over_refusal_rate": MetricInfo(
         label="Over-refusal",
         unit="rate",
         better="lower",
-        definition="Share of benign prompts that are fully refused, by the same pattern.",
+        definition="Share of benign prompts that are fully refused, counted the same way.",
     ),
     "look_alike_refusal_rate": MetricInfo(
         label="Refusal on look-alikes",
@@ -97,7 +98,8 @@ METRICS: Mapping[str, MetricInfo] = {
         label="Extra compute per token",
         unit="ratio",
         better="lower",
-        definition="Floating-point operations per generated token beyond the base model's, over the base model's.",
+        definition="Floating-point operations per generated token beyond the base model's, over the base model's; what is read "
+        "anew for each request, such as virtual tokens after the user's turn, is spread over the answer.",
     ),
 }
 """The metrics that have a name in the house, in the order of the table's columns."""
@@ -162,11 +164,14 @@ class SystemCurves(_Frozen):
 _WITHHELD = re.compile(r"\[redacted: \d+ characters(?:, a refusal|, an answer)?\]")
 
 
-def withhold(text: str, answer: bool = False) -> str:
-    """Return the placeholder for a text that is not to be shown: its length, and for an answer whether it refuses."""
+def withhold(text: str, answer: bool = False, refused: bool = False) -> str:
+    """Return the placeholder for a text that is not to be shown: its length, and for an answer whether it refuses.
+
+    An answer refuses where the caller says so or the English pattern does.
+    """
     if _WITHHELD.fullmatch(text):
         return text
-    kind = (", a refusal" if is_refusal(text) else ", an answer") if answer else ""
+    kind = (", a refusal" if refused or is_refusal(text) else ", an answer") if answer else ""
     return f"[redacted: {len(text)} characters{kind}]"
 
 
@@ -203,8 +208,8 @@ class Difference(_Frozen):
 class EvaluationSummary(_Frozen):
     """`summary.json`: the table, the curves, the samples, and what the figures rest on.
 
-    `threshold` is the refusal log-odds at which rates are matched (chosen on validation). `provenance` is what made the
-    run: names, hashes, versions, hardware, times. `limits` says in sentences what was not measured.
+    `threshold` is the refusal log-odds above which the student refuses (chosen on validation); no other system uses it.
+    `provenance` is what made the run: names, hashes, versions, hardware, times. `limits` says what was not measured.
     """
 
     schema_version: int = SCHEMA_VERSION

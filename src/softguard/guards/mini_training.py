@@ -50,6 +50,7 @@ def train_mini(
     out: Path,
     prompts: Sequence[TrainingPrompt],
     answers: Sequence[SampledAnswer],
+    written: Sequence[LabelledPair] = (),
     settings: MiniTraining | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -60,15 +61,17 @@ def train_mini(
         prompts: permissive rows only, `test` rows are left out; `validation` rows and a share of the others by topic
             are held out for calibration.
         answers: the base model's, to `mini_pairs.answer_requests(prompts)`.
+        written: pairs labelled by hand, beside those built of the prompts and answers.
         settings: None takes the defaults, with which the shipped weights were made.
         progress: called with (step, steps).
     """
     settings = settings or MiniTraining()
     pairs = build_pairs([p for p in prompts if p.split == "train"], answers, settings.seed)
     validation = build_pairs([p for p in prompts if p.split == "validation"], answers, settings.seed)
+    pairs += written
     train = [p for p in pairs if not held_out(p)]
     validation += [p for p in pairs if held_out(p)]
-    sources = dict(Counter(p.source for p in prompts if p.split != "test"))
+    sources = dict(Counter(p.source for p in prompts if p.split != "test")) | {"written": len(written)}
     return train_on_pairs(out, train, validation, settings, "mini", {"prompts": sources}, progress)
 
 

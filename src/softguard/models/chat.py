@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from softguard.core import Conversation
 from softguard.errors import CompatibilityError
 
 Slot = Literal["front", "after_bos", "system", "after_user"]
-_SYSTEM_PROBE, _USER_PROBE = "SYSTEMPROBE", "USERPROBE"
+_SYSTEM_PROBE, _USER_PROBE, _ANSWER_PROBE = "SYSTEMPROBE", "USERPROBE", "ANSWERPROBE"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class ChatRenderer:
         bos = self._tokenizer.bos_token_id
         has_bos = bos is not None and ids[0] == bos and text.startswith(self._tokenizer.bos_token)
         slots = {"front": 0, "after_bos": 1 if has_bos and not self._bos_opens_turns else 0}
-        for slot, index in (("after_user", len(closed)), ("system", self._system_end(text))):
+        for slot, index in (("after_user", len(closed)), ("system", self._system_end(messages, text))):
             if index is not None and index in starts:
                 slots[slot] = starts.index(index)
         return RenderedPrompt(ids, slots)
@@ -86,8 +88,13 @@ class ChatRenderer:
         return text.count(self._tokenizer.bos_token or "\0") > 1
 
     @cached_property
-    def _system_suffix(self) -> str | None:
-        """What the template writes between the system's content and the user's."""
+    def _user_opening(self) -> str:
+        """What the template writes before the content of a first user turn, a system turn of its own included."""
+        return self._text([{"role": "user", "content": _USER_PROBE}], False).split(_USER_PROBE, 1)[0]
+
+    @cached_property
+    def _around_system(self) -> tuple[str, str] | None:
+        """What the template writes before the system's content and between it and the user's; None where it takes none."""
         try:
             text = self._text([{"role": "system", "content": _SYSTEM_PROBE}, {"role": "user", "content": _USER_PROBE}], False)
         except Exception as error:  # a Jinja template may raise anything on a role that it does not know
@@ -96,10 +103,35 @@ class ChatRenderer:
             raise
         if _SYSTEM_PROBE not in text:
             return None
-        return text.split(_SYSTEM_PROBE, 1)[1].split(_USER_PROBE, 1)[0] or None
+        before, rest = text.split(_SYSTEM_PROBE, 1)
+        after = rest.split(_USER_PROBE, 1)[0]
+        return (before, after) if after else None
 
-    def _system_end(self, text: str) -> int | None:
-        if self._system_suffix is None:
+    def _system_end(self, messages: list[dict[str, str]], text: str) -> int | None:
+        """Return where the system's content ends, given or the template's own; None where the prompt has no system turn."""
+        if self._around_system is None:
             return None
-        index = text.find(self._system_suffix)
+        before, after = self._around_system
+        if messages[0]["role"] == "system":
+            start = len(before) + len(messages[0]["content"].strip())
+        else:
+            start = len(self._user_opening) - len(after)
+            if start < len(before) or not text.startswith(self._user_opening):
+                return None
+        index = text.find(after, start) if text.startswith(before) else -1
         return None if index < 0 else index
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """Return the first special token that the chat template writes after an assistant's content, None where it writes none.
+
+    The tokenizer's eos is not always it: Gemma closes a turn with <end_of_turn>, Phi-3 with <|end|>.
+    """
+    turns = [{"role": "user", "content": _USER_PROBE}, {"role": "assistant", "content": _ANSWER_PROBE}]
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False) if getattr(tokenizer, "chat_template", None) else ""
+    except TemplateError:
+        return None
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
+    after = tokenizer(text.partition(_ANSWER_PROBE)[2], add_special_tokens=False)["input_ids"]
+    return next((int(i) for i in after if i in special), None)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from softguard.errors import CompatibilityError
+from softguard.models.chat import turn_end
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,19 @@ class LanguageModel:
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """The ids that end an answer: the turn token and whatever the generation config adds."""
-        ids = {self.tokenizer.eos_token_id}
+        ids = {turn_end(self.tokenizer), self.tokenizer.eos_token_id}
         configured = getattr(self.network.generation_config, "eos_token_id", None)
         ids.update(configured if isinstance(configured, list) else [configured])
         return frozenset(i for i in ids if i is not None)
 
     @cached_property
     def turn_end_id(self) -> int:
-        """The token that closes an assistant turn; a refusal, and an answer that was not truncated, ends with it."""
-        if self.tokenizer.eos_token_id is None:
+        """The token that closes an assistant turn, the template's or else eos: refusals and answers that were not cut end so."""
+        ids = (turn_end(self.tokenizer), self.tokenizer.eos_token_id)
+        found = next((i for i in ids if i is not None), None)
+        if found is None:
             raise CompatibilityError("a tokenizer with an end-of-turn token", "none", "use an instruction-tuned model")
-        return int(self.tokenizer.eos_token_id)
+        return int(found)
 
     def embed(self, ids: Tensor, virtual_tokens: Tensor | None = None) -> Tensor:
         """Return the body's input for ids, B x T x D; id -(k+1) takes row k of `virtual_tokens` (P x D).

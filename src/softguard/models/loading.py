@@ -13,6 +13,9 @@ from softguard.errors import SourceError
 from softguard.models.language_model import LanguageModel
 from softguard.sources import Source, cache_dir, resolve
 
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""No network, and no code that comes with a model: where this is unset, transformers asks."""
+
 
 def load_model(
     reference: str,
@@ -36,9 +39,9 @@ def load_model(
     folder = _dequantised(source) if source.kind == "gguf" else source.path
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, local_files_only=True, use_safetensors=True
+            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, **_LOCAL
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     except (OSError, ValueError, KeyError) as error:
         raise SourceError("a causal language model with its tokenizer", str(error)[:200], "check the reference") from error
     network = network.eval().requires_grad_(False).to(device or _best_device())
@@ -66,7 +69,7 @@ def _dequantised(source: Source) -> Path:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    where: dict[str, Any] = {"gguf_file": source.path.name, "local_files_only": True}
+    where: dict[str, Any] = {"gguf_file": source.path.name, **_LOCAL}
     config = GgufConfig(dequantize=True)
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(

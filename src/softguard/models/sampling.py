@@ -76,6 +76,11 @@ def sample(
     return [out[i] for i in range(len(prompts))]
 
 
+def drawing_device(device: torch.device) -> torch.device:
+    """Return where tokens are drawn: on the model's device, or on the CPU for Apple's MPS, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def log_odds(logits: Tensor, token: int) -> Tensor:
     """Return log p - log(1 - p) of one token for rows of logits, exactly: its logit minus the logsumexp of the others."""
     others = logits.clone()
@@ -100,7 +105,7 @@ def _decode(
     ids = torch.tensor([[0] * (width - len(p)) + p for p in rest], device=device)
     mask = torch.tensor([[1] * prefix.length + [0] * (width - len(p)) + [1] * len(p) for p in rest], device=device)
     position = (mask.cumsum(1) - 1).clamp(min=0)[:, prefix.length :]
-    uniform = torch.tensor(draws, device=device)
+    uniform = torch.tensor(draws, device=drawing_device(device))
     alive = list(range(len(prompts)))
     produced: list[list[int]] = [[] for _ in prompts]
     cache = prefix.cache(lm, len(prompts))
@@ -145,6 +150,7 @@ def _decode(
 def _choose(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     if temperature == 0:
         return logits.argmax(-1)
-    cumulative = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
+    cumulative = torch.softmax(logits.to(uniform.device).double() / temperature, -1).cumsum(-1)
     target = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+    drawn = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+    return drawn.to(logits.device)

@@ -54,7 +54,8 @@ def response_states(
 ) -> ResponseStates:
     """Return the states that predict `responses` after `prompts`; gradients flow to `virtual_tokens` where enabled.
 
-    What all prompts begin with is run once (`shared_prefix`), and responses of one prompt share its pass (`_Tree`).
+    What all prompts begin with is run once (`shared_prefix`), and responses of one prompt share its pass (`_Tree`). An empty
+    response has no states.
     """
     sharing = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True)) < lm.window / 2  # a tree may hold two
     prefix = SharedPrefix.run(lm, prompts if sharing else (), virtual_tokens)
@@ -68,9 +69,9 @@ def response_states(
     device = lm.device
     return ResponseStates(
         states=torch.cat([parts[i] for i in range(len(prompts))]),
-        targets=torch.tensor([t for r in responses for t in r], device=device),
-        row=torch.tensor([i for i, r in enumerate(responses) for _ in r], device=device),
-        position=torch.tensor([t for r in responses for t in range(len(r))], device=device),
+        targets=torch.tensor([t for r in responses for t in r], dtype=torch.long, device=device),
+        row=torch.tensor([i for i, r in enumerate(responses) for _ in r], dtype=torch.long, device=device),
+        position=torch.tensor([t for r in responses for t in range(len(r))], dtype=torch.long, device=device),
     )
 
 
@@ -95,7 +96,7 @@ class _Tree:
         ids, branch, position = list(prompt), [0] * len(prompt), list(range(len(prompt)))
         outputs = {}
         for k, (response, number) in enumerate(zip(responses, numbers, strict=True), 1):
-            outputs[number] = [len(prompt) - 1, *range(len(ids), len(ids) + len(response) - 1)]
+            outputs[number] = [len(prompt) - 1, *range(len(ids), len(ids) + len(response) - 1)][: len(response)]
             ids += response[:-1]
             branch += [k] * (len(response) - 1)
             position += range(len(prompt), len(prompt) + len(response) - 1)

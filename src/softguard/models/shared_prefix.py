@@ -22,7 +22,7 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Return how many first ids all prompts share, at least one id short of the shortest; 0 where sharing saves nothing."""
     if len(prompts) < 2:
         return 0
-    first, last = min(prompts), max(prompts)  # in lexical order, what these two share, all share
+    first, last = min(prompts, key=list), max(prompts, key=list)  # in lexical order, what these two share, all share
     limit = min(len(p) for p in prompts) - 1
     length = next((i for i in range(limit) if first[i] != last[i]), limit)
     return length if length >= SHORTEST else 0

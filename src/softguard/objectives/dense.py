@@ -2,9 +2,10 @@
 
 The teacher's first token has the distribution alpha p_base + (1-alpha) onehot(S), one target counted once. After it the
 branches part: along y the teacher is the base model with weight alpha, along y_r a point mass with weight 1-alpha.
-Against a point mass, total variation is 1 - q(y_r,t) and has no gradient where q is 0, so that branch takes the clipped log
-form min(0, .) of eq. 4; for the Kullback-Leibler and Jensen-Shannon forms it takes -log q(y_r,t) (the reverse KL against a
-point mass is infinite). Along each branch tokens are averaged or summed: averaging multiplies the odds of refusing by T_y/T_r.
+Given S the rest of y_r is certain, so that branch takes -log q(y_r,t) for every kind, the forward KL against a point mass: total
+variation, 1 - q, has no gradient where q is 0, and the reverse KL is infinite. (Eq. 4's clip min(0, l - log 1) is l itself.)
+Along each branch the tokens after the first are summed or averaged; the first carries the decision and counts once either way,
+so averaging gives the decision more weight against what follows it.
 """
 
 from typing import Literal
@@ -24,7 +25,9 @@ class DenseConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Kind = "forward_kl"
-    reduction: Literal["sum", "mean"] = Field("sum", description="over a branch's tokens; sum is the sequence divergence")
+    reduction: Literal["sum", "mean"] = Field(
+        "sum", description="over a branch's tokens; for forward_kl, sum is the divergence of whole responses, by the one draft"
+    )
 
 
 def teacher_first_logits(base_logits: Tensor, alpha: Tensor, refusal_token: int) -> Tensor:
@@ -42,7 +45,6 @@ class DenseObjective:
 
     def __init__(self, config: DenseConfig) -> None:
         self._divergence = getattr(divergences, config.kind)
-        self._clipped = config.kind == "total_variation"
         self._reduction = config.reduction
 
     def __call__(self, batch: ObjectiveInput) -> ObjectiveOutput:
@@ -57,9 +59,6 @@ class DenseObjective:
         dense = torch.where(later, self._divergence(answer.logits, answer.teacher_logits), 0.0)
         point = torch.where(refusal.position > 0, -refusal.log_probs(), 0.0)
         parts = {"answer": answer.sum_by_row(dense, rows), "refusal": refusal.sum_by_row(point, rows)}
-        if self._clipped:
-            gap = -parts["refusal"] - torch.log((1 - alpha).clamp(min=torch.finfo(alpha.dtype).tiny))
-            parts["refusal"] = -gap.clamp(max=0.0)
         if self._reduction == "mean":
             for name, branch in (("answer", answer), ("refusal", refusal)):
                 count = branch.sum_by_row((branch.position > 0).float(), rows).clamp(min=1)

@@ -1,30 +1,67 @@
-"""`compare`: the students of several runs beside the systems that they share."""
+"""`compare`: the students of several runs beside the systems that they share; what they do not share is said."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from softguard.errors import RunError
 from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.recipes.evaluate import FOLDER
 from softguard.runs import RunDir
 
+_SAME_MEASUREMENT = (
+    ("model", "name"),
+    ("model", "dtype"),
+    ("teacher", "guard"),
+    ("teacher", "refusal_text"),
+    ("evaluation", "prompts_per_label"),
+    ("evaluation", "max_new_tokens"),
+    ("evaluation", "over_refusal_target"),
+    ("evaluation", "system_prompt"),
+    ("data", "seed"),
+)
+"""The settings on which two tables have to agree before their rows can be read as one."""
+
 
 def compare_runs(paths: Sequence[Path]) -> EvaluationSummary:
-    """Return one summary: base, guarded system and system prompt of the first run, then each run's student by folder name.
+    """Return one summary: the shared systems of the first run, then each run's student by folder name.
+
+    A run that was measured otherwise keeps its own base, guarded system and system prompt, and `limits` says in what it differs.
 
     Raises:
         RunError: a run without an evaluation.
     """
+    paths = list(dict.fromkeys(paths))
+    folders = [p.name for p in paths]
+    names = [p.name if folders.count(p.name) == 1 else str(p) for p in paths]
     rows: list[SystemResult] = []
-    for path in paths:
+    limits: list[str] = []
+    first: dict[str, Any] = {}
+    for path, name in zip(paths, names, strict=True):
         run = RunDir.open(path)
         if "evaluate" not in run.stages():
             raise RunError(f"an evaluated run in {path}", "none", f"run `softguard evaluate {path}` first")
-        summary = EvaluationSummary.model_validate_json((path / FOLDER / "summary.json").read_text())
+        summary = EvaluationSummary.model_validate_json((path / FOLDER / "summary.json").read_text(encoding="utf-8"))
+        measured = _measurement(run, summary)
+        first = first or measured
+        differing = [key for key in measured if measured[key] != first[key]]
+        if differing:
+            shown = ", ".join(f"{key} ({measured[key]!r:.40}, not {first[key]!r:.40})" for key in differing)
+            limits.append(f"{name} was not measured as {names[0]} was: {shown}.")
         for system in summary.systems:
-            if system.system == "student":
-                name = f"student:{path.name}"
-                rows.append(system.model_copy(update={"system": name, "label": f"{system.label} {path.name}"}))
-            elif path == paths[0]:
+            if system.system == "student" or differing:
+                renamed = {"system": f"{system.system}:{name}", "label": f"{system.label} {name}"}
+                rows.append(system.model_copy(update=renamed))
+            elif measured is first:
                 rows.append(system)
-    return EvaluationSummary(suite="compared runs", systems=rows)
+    return EvaluationSummary(suite="compared runs", systems=rows, limits=limits)
+
+
+def _measurement(run: RunDir, summary: EvaluationSummary) -> dict[str, Any]:
+    """Return what a run's rows rest on, by the names that a reader knows."""
+    found: dict[str, Any] = {f"{room}.{key}": run.config.get(room, {}).get(key) for room, key in _SAME_MEASUREMENT}
+    for part, label in (("model", "weights of the base model"), ("guard", "weights of the guard")):
+        found[label] = str(summary.provenance.get(part, {}).get("fingerprint", "unknown"))[:12]
+    counts = {n: m.n + m.ungraded for n, m in summary.systems[0].metrics.items()} if summary.systems else {}
+    found["number of prompts"] = {n: c for n, c in counts.items() if n.endswith("refusal_rate")}
+    return found

@@ -2,22 +2,25 @@
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from softguard.adapters import SoftPromptConfig
 from softguard.core import REFUSAL_TEXT
-from softguard.errors import ConfigError
+from softguard.errors import ConfigError, SourceError
 from softguard.objectives.decision_split import DecisionSplitConfig
 from softguard.objectives.dense import DenseConfig
 from softguard.objectives.sequence import SequenceConfig
+from softguard.sources import resolve
 from softguard.training import TrainingConfig
 
-ObjectiveConfig = Annotated[SequenceConfig | DenseConfig | DecisionSplitConfig, Field(discriminator="kind")]
+ObjectiveConfig = SequenceConfig | DenseConfig | DecisionSplitConfig
 
 SYSTEM_PROMPT = (
     "You are a helpful and careful assistant. Answer harmless requests fully. If a request would help someone to cause harm, "
@@ -67,6 +70,12 @@ class EvaluationConfig(BaseModel):
     system_prompt: str = Field(SYSTEM_PROMPT, description="of the hard system prompt that is compared")
 
 
+def _starts_somewhere(adapter: SoftPromptConfig) -> SoftPromptConfig:
+    if adapter.initialisation == "text" and not adapter.initial_text.strip():
+        raise ValueError("initial_text is empty where initialisation is text")
+    return adapter
+
+
 class Config(BaseModel):
     """Everything that makes a run."""
 
@@ -74,10 +83,20 @@ class Config(BaseModel):
     model: ModelConfig = ModelConfig()
     teacher: TeacherConfig = TeacherConfig()
     data: DataConfig = DataConfig()
-    adapter: SoftPromptConfig = SoftPromptConfig()
-    objective: ObjectiveConfig = DecisionSplitConfig()
+    adapter: Annotated[SoftPromptConfig, AfterValidator(_starts_somewhere)] = SoftPromptConfig()
+    objective: ObjectiveConfig = Field(
+        DecisionSplitConfig(), discriminator="kind", description="the loss; each kind has settings of its own"
+    )
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objective_has_a_kind(cls, data: Any) -> Any:
+        given = data.get("objective") if isinstance(data, Mapping) else None
+        if isinstance(given, Mapping) and "kind" not in given:
+            return {**data, "objective": {"kind": cls.model_fields["objective"].default.kind, **given}}
+        return data
 
 
 def load_config(path: Path | None, assignments: Sequence[str] = ()) -> Config:
@@ -89,8 +108,8 @@ def load_config(path: Path | None, assignments: Sequence[str] = ()) -> Config:
     raw: dict[str, Any] = {}
     if path is not None:
         try:
-            raw = tomllib.loads(path.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
             raise ConfigError("a TOML file", f"{path}: {error}", "correct the file") from error
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
@@ -98,8 +117,11 @@ def load_config(path: Path | None, assignments: Sequence[str] = ()) -> Config:
             raise ConfigError("an assignment a.b=value", repr(assignment), "write --set training.steps=100")
         *parents, leaf = key.strip().split(".")
         node = raw
-        for parent in parents:
+        for depth, parent in enumerate(parents, 1):
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                where = ".".join(parents[:depth])
+                raise ConfigError(f"a table at {where}", f"{node!r:.60}", f"set it as a whole: --set '{where}=...', as TOML")
         try:
             node[leaf] = tomllib.loads(f"x = {text}")["x"]
         except tomllib.TOMLDecodeError:
@@ -116,15 +138,31 @@ def validate_config(raw: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = sorted(_keys(Config().model_dump()))
-            leaf = where.rsplit(".", 1)[-1]
-            near = get_close_matches(leaf, [k.rsplit(".", 1)[-1] for k in known], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)[:300]}"
-            raise ConfigError("a known setting", repr(where), hint) from error
-        raise ConfigError(f"a valid {where}", repr(first.get("input"))[:80], first["msg"]) from error
+        raise _explained(error) from error
+
+
+def _explained(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"]]
+    if loc[:1] == ["objective"] and len(loc) > 2:
+        del loc[1]  # the kind, by which pydantic chose the class
+    where = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        return ConfigError("a known setting", repr(where), _nearest(where))
+    if first["type"] == "value_error":
+        return ConfigError(f"settings of {where} that go together", str(first["ctx"]["error"]), "change one of them")
+    return ConfigError(f"a valid {where}", repr(first.get("input"))[:80], first["msg"])
+
+
+def _nearest(where: str) -> str:
+    """Return a hint for an unknown key: what it goes with, the key that it resembles, or where all keys are."""
+    listed = {s.key: s for s in describe_settings()}
+    if where in listed:
+        return f"it goes with objective.kind = {', '.join(sorted(listed[where].only_for))}"
+    leaves = {key.rsplit(".", 1)[-1]: key for key in listed}
+    near = get_close_matches(where, [*listed, *Config.model_fields], n=1, cutoff=0.75)
+    near = near or [leaves[leaf] for leaf in get_close_matches(where.rsplit(".", 1)[-1], leaves, n=1)]
+    return f"did you mean {near[0]!r}?" if near else "`softguard settings` lists them all"
 
 
 def resolved(config: Config) -> dict[str, Any]:
@@ -133,8 +171,100 @@ def resolved(config: Config) -> dict[str, Any]:
     return plain
 
 
-def _keys(node: dict[str, Any], prefix: str = "") -> list[str]:
-    out = []
-    for key, value in node.items():
-        out += _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
-    return out
+@dataclass(frozen=True)
+class Setting:
+    """One key that `--set` takes. `only_for`: the kinds of objective that have it, empty where all runs do."""
+
+    key: str
+    type: str
+    default: Any
+    description: str
+    only_for: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """Return the setting as a line of TOML that gives it its default; a comment where the default config lacks it."""
+        value = "" if self.default is None else f" = {json.dumps(self.default, ensure_ascii=False)}"
+        goes = f", with objective.kind {' | '.join(self.only_for)}" if self.only_for else ""
+        there = "[]" not in self.key and (not self.only_for or Config().objective.kind in self.only_for)
+        return f"{'' if there else '# '}{self.key}{value}  # {self.type}{goes}: {self.description}".removesuffix(": ")
+
+
+def describe_settings(prefix: str = "") -> list[Setting]:
+    """Return every setting whose key starts with `prefix`: what the models of the config say of themselves.
+
+    Raises:
+        ConfigError: no key does.
+    """
+    everything = list(_settings(Config, ""))
+    found = [s for s in everything if s.key.startswith(prefix)]
+    if not found:
+        near = get_close_matches(prefix, {p for s in everything for p in (s.key, s.key.split(".")[0])}, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose among {', '.join(Config.model_fields)}"
+        raise ConfigError("the start of a setting's key", repr(prefix), hint)
+    return found
+
+
+def _settings(model: type[BaseModel], prefix: str, only_for: tuple[str, ...] = (), skip: str = "") -> Iterator[Setting]:
+    for name, field in model.model_fields.items():
+        key, inner = prefix + name, _models(field.annotation)
+        if name == skip:
+            continue
+        if len(inner) == 1 and get_origin(field.annotation) is not tuple:
+            yield from _settings(inner[0], f"{key}.")
+        elif len(inner) > 1:  # a union: one of them, by its kind
+            kinds = {m: get_args(m.model_fields["kind"].annotation) or (m.model_fields["kind"].default,) for m in inner}
+            names = [str(kind) for of in kinds.values() for kind in of]
+            yield Setting(f"{key}.kind", " | ".join(names), field.default.kind, field.description or "")
+            for one in inner:
+                yield from _settings(one, f"{key}.", tuple(map(str, kinds[one])), skip="kind")
+        else:
+            default = None if field.is_required() else field.default
+            yield Setting(key, _type(field), default, field.description or "", only_for)
+            for one in inner:
+                yield from _settings(one, f"{key}[].")
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    options = get_args(annotation) or (annotation,)
+    return [m for m in options if isinstance(m, type) and issubclass(m, BaseModel)]
+
+
+def _type(field: FieldInfo) -> str:
+    """Return a field's type and range in words."""
+    args = get_args(field.annotation)
+    if get_origin(field.annotation) is Literal:
+        return " | ".join(str(a) for a in args)
+    if args:
+        return "list of tables" if _models(field.annotation) else f"list of {args[0].__name__}"
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "of length >="}
+    bounds = [f"{sign} {getattr(m, name)}" for m in field.metadata for name, sign in signs.items() if hasattr(m, name)]
+    return f"{getattr(field.annotation, '__name__', field.annotation)} {', '.join(bounds)}".strip()
+
+
+def plan(config: Config) -> list[str]:
+    """Return what a run would learn and see, a sentence a line. The model is neither fetched nor loaded."""
+    count, training = config.adapter.num_virtual_tokens, config.training
+    try:
+        width = _width(config.model.name)
+        learned = f"learns {count * width:,} numbers: {count} virtual tokens of width {width}"
+    except SourceError as error:
+        learned = f"learns {count} virtual tokens of a width that is not known yet: {error}"
+    prompts, harmful = training.batch_size * training.accumulation, training.harmful_per_batch * training.accumulation
+    seen = f"{training.steps} steps of {prompts} prompts, {harmful} of them harmful"
+    return [learned, f"{seen}; validation every {training.validate_every} steps"]
+
+
+def _width(reference: str) -> int:
+    source = resolve(reference, offline=True)
+    try:
+        if source.kind == "gguf":
+            from gguf import GGUFReader
+
+            reader = GGUFReader(source.path)
+            fields = {key: field.contents() for key, field in reader.fields.items() if key.endswith(".embedding_length")}
+            return int(next(iter(fields.values())))
+        config = json.loads((source.path / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+        return int(config.get("hidden_size") or config["n_embd"])
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise SourceError("a model that states its width", f"{error!r:.100}", "check the reference") from error

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from softguard import __version__
 from softguard.adapters import SoftPrompt
 from softguard.data import PromptRow
+from softguard.evaluation.metrics import matched_threshold
 from softguard.guards import load_guard
 from softguard.models import LanguageModel, load_model
 from softguard.objectives import OBJECTIVES
@@ -108,12 +108,12 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
 def calibrate(benign_s: Sequence[float], target: float) -> float:
     """Return the threshold b such that the share of s > b among benign validation prompts is at most `target`.
 
-    It stands midway between the last refused and the first answered, and never below 0's decision by more than they say.
+    It decides these prompts as `matched_threshold` does, and stands midway between the last refused and the first answered (1
+    above the highest where none may be refused), so that neither is decided by rounding.
     """
-    ordered = np.sort(np.asarray(benign_s))[::-1]
-    allowed = int(np.floor(target * len(ordered)))
-    above = ordered[allowed - 1] if allowed else ordered[0] + 2.0
-    return float((above + ordered[allowed]) / 2)
+    answered = matched_threshold(benign_s, target)
+    refused = min((s for s in benign_s if s > answered), default=answered + 2.0)
+    return float((refused + answered) / 2)
 
 
 def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report) -> list[tuple[Example, PromptRow]]:
@@ -192,7 +192,7 @@ def load_run(path: Path) -> LoadedRun:
     run = RunDir.open(path)
     config = validate_config(run.config)
     lm = load_base(config)
-    adapter = SoftPrompt.load(path / "adapter")
+    adapter = SoftPrompt.load(path / "adapter", lm.device)
     with adapter.attach(lm):
         point = json.loads((path / "operating_point.json").read_text())
     return LoadedRun(run, config, lm, adapter, float(point["threshold"]))

@@ -6,21 +6,30 @@ Each system's answers are kept in `evaluations/test/NAME.jsonl` as they are made
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from softguard.core import Reply, ReplySettings, System
+from softguard.core import Conversation, Reply, ReplySettings, System
 from softguard.data import PromptRow
 from softguard.evaluation import metrics
-from softguard.evaluation.results import Difference, EvaluationSummary, MetricValue, SampleTriple, SystemCurves, SystemResult
+from softguard.evaluation.results import (
+    Difference,
+    EvaluationSummary,
+    MetricValue,
+    SampleTriple,
+    SystemCurves,
+    SystemResult,
+    withhold,
+)
 from softguard.evaluation.statistics import mean, paired_difference
+from softguard.guards import load_guard
 from softguard.models import LanguageModel, response_states
 from softguard.objectives.divergences import forward_kl
-from softguard.recipes.distill import Report, load_parts, load_run
-from softguard.recipes.prompts import balanced
+from softguard.recipes.distill import Report, load_run
+from softguard.recipes.prompts import balanced, run_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
@@ -28,32 +37,37 @@ from softguard.teacher import GuardedSystem
 FOLDER = "evaluations/test"
 LABELS = {"base": "Base model", "guarded": "Guarded system", "system_prompt": "Hard system prompt", "student": "Student"}
 BATCH = 64
+CONTEXT = 512
+"""Positions that a generated token looks back on where compute is counted."""
 
 
 def evaluate(path: Path, report: Report, data_dir: Path | None = None) -> EvaluationSummary:
     """Measure the run at `path` on our test split and write `evaluations/test/summary.json`; done work is kept."""
+    if "evaluate" in RunDir.open(path).stages():
+        return EvaluationSummary.model_validate_json((path / FOLDER / "summary.json").read_text())
     loaded = load_run(path)
-    summary_path = path / FOLDER / "summary.json"
-    if "evaluate" in loaded.run.stages():
-        return EvaluationSummary.model_validate_json(summary_path.read_text())
-    config = loaded.config
-    parts = load_parts(config, data_dir)
-    rows = balanced(parts.prompts.test, config.evaluation.prompts_per_label, config.data.seed)
+    config, lm = loaded.config, loaded.lm
+    if config.model.threads:
+        torch.set_num_threads(config.model.threads)
+    rows = balanced(run_prompts(config.data, data_dir).test, config.evaluation.prompts_per_label, config.data.seed)
     settings = ReplySettings(max_new_tokens=config.evaluation.max_new_tokens)
     refusal = config.teacher.refusal_text
-    base = ModelSystem("base", parts.lm, refusal_text=refusal)
-    prompted = ModelSystem("system_prompt", parts.lm, system_prompt=config.evaluation.system_prompt, refusal_text=refusal)
-    student = ModelSystem("student", parts.lm, adapter=loaded.adapter, threshold=loaded.threshold, refusal_text=refusal)
-    systems: list[System] = [base, parts.teacher, prompted, student]
+    base = ModelSystem("base", lm, refusal_text=refusal)
+    teacher = GuardedSystem(lm, load_guard(config.teacher.guard), refusal)
+    prompted = ModelSystem("system_prompt", lm, system_prompt=config.evaluation.system_prompt, refusal_text=refusal)
+    student = loaded.student()
+    systems: list[System] = [base, teacher, prompted, student]
     replies = {s.name: _answers(loaded.run, s, rows, settings, report) for s in systems}
     p_safe = [math.nan if r.p_safe is None else r.p_safe for r in replies["guarded"]]
     drift = drifts(base, [prompted, student], rows, replies["base"], report)
-    guard_size = _guard_parameters(parts.teacher)
+    drift["base"] = metrics.exact_value(0.0, "nats", "the base model's own answers")
+    drift["guarded"] = metrics.not_measured("nats", "one verdict a prompt does not tell how often it would refuse")
+    guard_size: int | None = getattr(teacher.guard, "num_parameters", None)
     results, curves = [], {}
     for system in systems:
         values = rates(rows, replies[system.name], p_safe)
-        values["benign_drift"] = drift.get(system.name, metrics.exact_value(0.0, "nats", "the base model's own answers"))
-        values |= costs(system, parts.lm, guard_size, rows)
+        values["benign_drift"] = drift[system.name]
+        values |= costs(system, lm, guard_size, rows, settings.max_new_tokens)
         results.append(SystemResult(system=system.name, label=LABELS[system.name], metrics=values))
         s = {label: [x.refusal_log_odds for x in _of(rows, replies[system.name], label)] for label in _PROMPT_LABELS}
         curves[system.name] = SystemCurves(
@@ -90,9 +104,9 @@ def rates(rows: Sequence[PromptRow], replies: Sequence[Reply], p_safe: Sequence[
     by = {label: _of(rows, replies, label) for label in _PROMPT_LABELS}
     s = {label: [r.refusal_log_odds for r in by[label]] for label in by}
     return {
-        "refusal_rate": metrics.refusal_rate(by["harmful"]),
-        "over_refusal_rate": metrics.over_refusal_rate(by["benign"]),
-        "look_alike_refusal_rate": metrics.refusal_rate(by["look_alike"]),
+        "refusal_rate": metrics.refusal_rate(by["harmful"], 0, topics("harmful")),
+        "over_refusal_rate": metrics.over_refusal_rate(by["benign"], 0, topics("benign")),
+        "look_alike_refusal_rate": metrics.refusal_rate(by["look_alike"], 0, topics("look_alike")),
         "refusal_auc": metrics.refusal_auc(s["harmful"], s["look_alike"], 0, topics("harmful"), topics("look_alike")),
         "guard_agreement": metrics.guard_agreement(replies, p_safe, 0, [r.topic for r in rows]),
     }
@@ -149,36 +163,66 @@ def answer_kl(
     return [float(kl[scored.row == i].mean()) for i in range(len(rows))]
 
 
-def costs(system: System, lm: LanguageModel, guard_parameters: int, rows: Sequence[PromptRow]) -> dict[str, MetricValue]:
+def costs(
+    system: System, lm: LanguageModel, guard_parameters: int | None, rows: Sequence[PromptRow], answer_tokens: int
+) -> dict[str, MetricValue]:
     """Return what a system adds to the base: numbers held, memory, and compute per generated token.
 
-    Compute is counted as 2 floating-point operations per weight and token plus 4 T D per layer of attention over a context of
-    512, prefix positions added to T; the guard reads prompt and answer once, so it adds 2 per weight for each token of both.
+    Compute is counted as 2 floating-point operations per weight and token plus 4 T D per layer of attention, T = 512 positions
+    and D the width of all heads. Added positions in front of the user's text can be cached, so they cost each generated token
+    its attention to them and no more. Those after it are read anew for each request: they cost a generated token the same
+    attention, and their own pass, spread over an answer of `answer_tokens`. The guard reads prompt and answer once, 2
+    operations per weight for each token of both, spread alike. A guard that does not say how large it is is not measured.
+
+    Args:
+        guard_parameters: of the guarded system's guard, None where unknown.
+        rows: the prompts, for their length.
+        answer_tokens: length of an answer: the longer, the less a request's own work weighs.
     """
     network = lm.network.config
-    layers, width = network.num_hidden_layers, network.hidden_size
-    per_token = 2 * lm.num_parameters() + 4 * 512 * width * layers
-    heads = getattr(network, "num_key_value_heads", network.num_attention_heads)
-    kv_bytes = 2 * layers * heads * (width // network.num_attention_heads) * 2
-    parameters, memory, extra = 0.0, 0.0, 0.0
-    if isinstance(system, GuardedSystem):
-        parameters, memory = float(guard_parameters), guard_parameters * 4 / 2**20
-        extra = 2 * guard_parameters / per_token
-    elif isinstance(system, ModelSystem):
-        plain = ModelSystem("plain", lm)
-        positions = float(np.mean([len(system.prompt_ids(r.conversation)) - len(plain.prompt_ids(r.conversation)) for r in rows]))
-        parameters = float(system.adapter.num_parameters if system.adapter else 0)
-        memory = (parameters * 2 + positions * kv_bytes) / 2**20
-        extra = positions * 4 * width * layers / per_token
+    layers, heads = network.num_hidden_layers, network.num_attention_heads
+    head_width = getattr(network, "head_dim", None) or network.hidden_size // heads
+    key_heads = getattr(network, "num_key_value_heads", None) or heads
+    attention = 4 * head_width * heads * layers
+    per_token = 2 * lm.num_parameters() + CONTEXT * attention
+    if isinstance(system, ModelSystem):
+        added = _added_positions(system, lm)
+        held = system.adapter.num_parameters if system.adapter else 0
+        memory = held * 4 + added.total * 2 * layers * key_heads * head_width * lm.dtype.itemsize
+        extra = added.total * attention / per_token + added.after / answer_tokens
+    elif isinstance(system, GuardedSystem) and guard_parameters is not None:
+        read = float(np.mean([len(system.renderer.encode_response(r.prompt)) for r in rows])) + answer_tokens
+        held, memory = guard_parameters, guard_parameters * 4
+        extra = 2 * guard_parameters * read / answer_tokens / per_token
+    else:
+        return {name: metrics.not_measured(unit, "its size is not known") for name, unit in _COSTS.items()}
+    figures = (float(held), memory / 2**20, extra)
+    notes = {"extra_compute": f"counted, context {CONTEXT}, answers of {answer_tokens} tokens"}
     return {
-        "added_parameters": metrics.exact_value(parameters, "count"),
-        "added_memory_mib": metrics.exact_value(memory, "MiB"),
-        "extra_compute": metrics.exact_value(extra, "ratio", "counted, context 512"),
+        name: metrics.exact_value(figure, unit, notes.get(name, ""))
+        for (name, unit), figure in zip(_COSTS.items(), figures, strict=True)
     }
 
 
-def _guard_parameters(teacher: GuardedSystem) -> int:
-    return int(getattr(teacher.guard, "num_parameters", 0))
+_COSTS = {"added_parameters": "count", "added_memory_mib": "MiB", "extra_compute": "ratio"}
+
+
+@dataclass(frozen=True)
+class _Added:
+    """Positions that a system adds to a request, and how many of them stand after the user's text begins."""
+
+    total: int
+    after: int
+
+
+def _added_positions(system: ModelSystem, lm: LanguageModel) -> _Added:
+    """Return what a system adds, told apart by what two requests begin with alike."""
+    requests = [Conversation.from_prompt(text) for text in ("a", "b")]
+    own, plain = ([one.prompt_ids(r) for r in requests] for one in (system, ModelSystem("plain", lm)))
+    alike = [next(i for i, (x, y) in enumerate(zip(*ids, strict=False)) if x != y) for ids in (own, plain)]
+    front = alike[0] - alike[1]
+    total = len(own[0]) - len(plain[0])
+    return _Added(total, total - front)
 
 
 def _answers(run: RunDir, system: System, rows: Sequence[PromptRow], settings: ReplySettings, report: Report) -> list[Reply]:
@@ -204,6 +248,10 @@ def _samples(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]]) 
     out = []
     for label in ("benign", "look_alike", "harmful"):
         i = next(k for k, r in enumerate(rows) if r.label == label)
-        answers = {name: given[i].text for name, given in replies.items()}
-        out.append(SampleTriple(prompt=rows[i].prompt, label=label, redacted=label == "harmful", answers=answers))
+        hide = label == "harmful"
+        answers = {
+            name: withhold(x.text, answer=True, refused=metrics.refuses(x)) if hide else x.text
+            for name, x in ((name, given[i]) for name, given in replies.items())
+        }
+        out.append(SampleTriple(prompt=rows[i].prompt, label=label, redacted=hide, answers=answers))
     return out

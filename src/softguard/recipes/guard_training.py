@@ -1,5 +1,7 @@
 """`guard train`: the embedded guard from prompts to weights: sample the base model's answers, pair, train, calibrate.
 
+Its pairs are the answers that we wrote (`data.written`) and those built from prompts and sampled answers (`guards.mini_pairs`).
+
 Answers are appended to `answers.jsonl` in the output folder batch by batch: a kill loses one batch, the same command goes on.
 """
 
@@ -11,6 +13,8 @@ from typing import Any
 
 from softguard.core import REFUSAL_TEXT, Conversation
 from softguard.data import PromptRow, load_prompts
+from softguard.data.written import answered_prompts
+from softguard.guards.measuring import LabelledPair
 from softguard.guards.mini_pairs import AnswerRequest, SampledAnswer, answer_requests
 from softguard.guards.mini_training import MiniTraining, train_mini
 from softguard.models import ChatRenderer, load_model, sample
@@ -44,7 +48,16 @@ def train_embedded_guard(
     answers = sample_answers(requests, out / "answers.jsonl", model, seed, lambda d, n: report("answers", d, n, {}))
     settings = MiniTraining(seed=seed)
     rows = [r for chosen, _ in prompts.values() for r in chosen]
-    return train_mini(out, rows, answers, settings, lambda d, n: report("guard training", d, n, {}))
+    return train_mini(out, rows, answers, written_pairs(), settings, lambda d, n: report("guard training", d, n, {}))
+
+
+def written_pairs() -> list[LabelledPair]:
+    """Return the answers that we wrote as labelled pairs."""
+    return [
+        LabelledPair(a.row.prompt, x.text, x.unsafe, a.row.label == "harmful", x.refusal, f"{a.row.label}:written", a.row.topic)
+        for a in answered_prompts()
+        for x in a.answers
+    ]
 
 
 def guard_prompts(data_dir: Path | None, seed: int) -> dict[str, tuple[list[PromptRow], list[PromptRow]]]:

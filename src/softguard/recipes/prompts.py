@@ -24,12 +24,16 @@ def run_prompts(config: DataConfig, data_dir: Path | None) -> RunPrompts:
     """Return the rows of a run.
 
     Raises:
-        DataError: a training prompt that stands in validation or test too.
+        DataError: a set without training rows, or a training prompt that stands in validation or test too.
     """
     own = load_prompts("softguard")
     train: list[PromptRow] = []
     for name in config.sets:
-        rows = [r for r in load_prompts(name, data_dir) if r.split == "train"]
+        given = load_prompts(name, data_dir)
+        rows = [r for r in given if r.split == "train"]
+        if not rows:
+            found = f"{len(given)} for other uses"
+            raise DataError(f"training rows in the set {name!r}", found, "take it out of data.sets")
         for label in ("harmful", "look_alike", "benign"):
             train += take([r for r in rows if r.label == label], config.max_per_set, config.seed)
     held_out = {r.prompt for r in own if r.split != "train"}

@@ -36,9 +36,12 @@ class ModelSystem:
         return self._name
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
-        """Return the rendered ids, system prompt and virtual tokens included."""
-        if self._system_prompt is not None and conversation.messages[0].role != "system":
-            conversation = Conversation((Message("system", self._system_prompt), *conversation.messages))
+        """Return the rendered ids, virtual tokens included, our system prompt in front of what the conversation has of one."""
+        if self._system_prompt is not None:
+            first, *rest = conversation.messages
+            own = first.role == "system"
+            system = f"{self._system_prompt}\n\n{first.content}" if own else self._system_prompt
+            conversation = Conversation((Message("system", system), *(rest if own else conversation.messages)))
         prompt = self.renderer.render(conversation)
         return list(prompt.ids) if self.adapter is None else self.adapter.extend(prompt)
 
@@ -62,10 +65,17 @@ class ModelSystem:
             virtual_tokens=None if self.adapter is None else self.adapter.virtual_tokens(),
             progress=progress,
         )
-        return [
-            Reply(self._refusal_text if g.refused else self.renderer.decode(g.ids), g.refusal_log_odds, g.truncated)
-            for g in generations
-        ]
+        replies = []
+        for g in generations:
+            text = self._refusal_text if g.refused else self.renderer.decode(g.ids)
+            refused = g.refused or self.says_refusal(text, g.truncated)
+            replies.append(Reply(text, g.refusal_log_odds, g.truncated, refused=refused))
+        return replies
+
+    def says_refusal(self, text: str, truncated: bool) -> bool:
+        """Return whether an answer opens with the refusal text, or was cut within it."""
+        refusal = self._refusal_text.strip()
+        return text.startswith(refusal) or (truncated and text != "" and refusal.startswith(text))
 
     def refusal_log_odds(self, conversations: Sequence[Conversation]) -> list[float]:
         """Return s for each prompt, one forward pass each."""

@@ -1,6 +1,6 @@
 """Settings of the loop."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TrainingConfig(BaseModel):
@@ -17,7 +17,7 @@ class TrainingConfig(BaseModel):
     harmful_share: float = Field(0.5, gt=0, lt=1, description="share of prompts labelled harmful in a batch")
     validate_every: int = Field(25, gt=0, description="steps between validations and checkpoints")
     validation_prompts: int = Field(128, gt=1, description="prompts for the validation AUC, at most")
-    drift_prompts: int = Field(32, gt=0, description="benign and look-alike prompts for the validation drift, at most")
+    drift_prompts: int = Field(32, gt=1, description="prompts for the validation drift, half benign and half look-alike, at most")
     drift_weight: float = Field(
         0.5,
         ge=0,
@@ -25,3 +25,15 @@ class TrainingConfig(BaseModel):
     )
     token_budget: int = Field(2048, gt=0, description="padded tokens in one pass through the body")
     seed: int = Field(0, ge=0, description="of the batches and of W")
+
+    @property
+    def harmful_per_batch(self) -> int:
+        """Prompts labelled harmful in a batch."""
+        return round(self.batch_size * self.harmful_share)
+
+    @model_validator(mode="after")
+    def _batches_hold_both(self) -> "TrainingConfig":
+        if not 0 < self.harmful_per_batch < self.batch_size:
+            found = f"harmful_share {self.harmful_share} makes {self.harmful_per_batch} harmful prompts of {self.batch_size}"
+            raise ValueError(f"{found}, a batch needs both kinds")
+        return self

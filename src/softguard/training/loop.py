@@ -3,18 +3,19 @@
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from softguard.adapters import Adapter
 from softguard.errors import DataError, TrainingError
 from softguard.models import LanguageModel
-from softguard.objectives import Objective
+from softguard.objectives import Objective, ObjectiveInput
 from softguard.training.checkpoint import load_checkpoint, save_checkpoint
 from softguard.training.config import TrainingConfig
 from softguard.training.examples import Example, batches
@@ -22,11 +23,15 @@ from softguard.training.forward import objective_input
 from softguard.training.validation import ValidationScore, validate
 
 StepProgress = Callable[[int, int, dict[str, float]], None]
+POSITIONS = 8
+"""Response positions whose negative log-likelihood is logged one by one; later ones share a mean."""
+DIVERGED_STEPS, DIVERGED_FACTOR, DIVERGED_FLOOR = 20, 4.0, 0.1
+"""Training stops when so many losses in a row exceed this factor times the best mean of as many; below the floor all is noise."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The adapter holds its best state; `history` has a row for each step and validation."""
+    """The adapter holds its best state; `history` has a row for each step; `seconds` has validation in it."""
 
     best: ValidationScore
     best_step: int
@@ -68,7 +73,8 @@ def train(
 
     Raises:
         DataError: the examples are all of one kind.
-        TrainingError: a loss or gradient that is not finite; the last good checkpoint is kept.
+        TrainingError: a loss or gradient that is not finite, or a loss that `diverged`; the history is written and the last good
+            checkpoint kept.
     """
     if len({e.harmful for e in examples}) != 2:
         raise DataError("harmful and benign training prompts", f"{len(examples)} of one kind", "add the other kind")
@@ -84,13 +90,22 @@ def train(
         while state["step"] < config.steps:
             started = time.perf_counter()
             step = int(state["step"])
-            figures = _step(lm, adapter, objective, examples, stream, refusal_ids, config, optimiser, step, latest)
+            rows = [[examples[i] for i in next(stream)] for _ in range(config.accumulation)]
+            figures = _step(lm, adapter, objective, rows, refusal_ids, config, optimiser, step)
+            seconds = round(state["seconds"] + time.perf_counter() - started, 2)
+            row: dict[str, Any] = {"step": step + 1, "seconds": seconds, **figures}
+            state["history"].append(row)
+            if fault := _fault(state["history"]):
+                _write_history(folder / "metrics.jsonl", state["history"])
+                raise _error(fault, rows, step, (latest, best_path))
+            validated = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
+            if validated:
+                score = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight)
+                row |= {f"validation_{k}": v for k, v in score.to_dict().items()}
             state["step"] = step + 1
             state["seconds"] += time.perf_counter() - started
-            state["history"].append({"step": step + 1, "seconds": round(state["seconds"], 2), **figures})
-            if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
-                score = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight)
-                state["history"][-1] |= {f"validation_{k}": v for k, v in score.to_dict().items()}
+            row["seconds"] = round(state["seconds"], 2)
+            if validated:
                 tensors = {str(i): p for i, p in enumerate(parameters)}
                 if state["best"] is None or score.score > state["best"]["score"]:
                     state["best"] = {**score.to_dict(), "step": step + 1}
@@ -105,58 +120,84 @@ def train(
     return TrainingResult(ValidationScore(**best), best_step, state["history"], state["seconds"])
 
 
+def diverged(losses: Sequence[float]) -> bool:
+    """Return whether each of the last `DIVERGED_STEPS` losses exceeds `DIVERGED_FACTOR` times the best running mean before them.
+
+    The running mean is over as many steps, so that one lucky batch sets no mark; its floor keeps losses near 0, and those below
+    it that an objective without clips can have, from being compared with almost nothing.
+    """
+    recent, before = losses[-DIVERGED_STEPS:], losses[:-DIVERGED_STEPS]
+    if len(before) < DIVERGED_STEPS:
+        return False
+    best = float(np.convolve(before, np.full(DIVERGED_STEPS, 1 / DIVERGED_STEPS), "valid").min())
+    return min(recent) > DIVERGED_FACTOR * max(best, DIVERGED_FLOOR)
+
+
+def _fault(history: Sequence[Mapping[str, float]]) -> str:
+    """Return what is wrong with the last step, empty where nothing is."""
+    loss, norm = history[-1]["loss"], history[-1]["gradient_norm"]
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        return f"loss {loss}, gradient norm {norm}"
+    if diverged([row["loss"] for row in history]):
+        return f"loss {loss:.3g}, for {DIVERGED_STEPS} steps above {DIVERGED_FACTOR:g} times its best mean,"
+    return ""
+
+
+def _error(fault: str, rows: Sequence[Sequence[Example]], step: int, checkpoints: Sequence[Path]) -> TrainingError:
+    prompts = ", ".join(e.record.id for batch in rows for e in batch)
+    kept = " and ".join(str(path) for path in checkpoints if path.exists())
+    where = f"the last and the best checkpoint are {kept}" if kept else "there is no checkpoint yet"
+    return TrainingError(
+        "a loss and gradient that are finite and do not run away",
+        f"{fault} at step {step + 1}, batch of {prompts}",
+        f"lower training.learning_rate; {where}",
+    )
+
+
 def _step(
     lm: LanguageModel,
     adapter: Adapter,
     objective: Objective,
-    examples: Sequence[Example],
-    stream: Any,
+    batches_of_rows: Sequence[Sequence[Example]],
     refusal_ids: Sequence[int],
     config: TrainingConfig,
     optimiser: torch.optim.Adam,
     step: int,
-    latest: Path,
 ) -> dict[str, float]:
-    """Take one optimiser step and return its figures."""
-    parameters = adapter.parameters()
+    """Take one optimiser step and return its figures, each the mean over the passes that have it; none where not finite."""
     optimiser.zero_grad(set_to_none=True)
-    figures: dict[str, float] = {}
-    for _ in range(config.accumulation):
-        rows = [examples[i] for i in next(stream)]
+    figures: dict[str, list[float]] = {}
+    for rows in batches_of_rows:
         batch = objective_input(lm, adapter, objective, rows, refusal_ids, config.token_budget)
         output = objective(batch)
         torch.autograd.backward(output.loss / config.accumulation)
-        for name, value in {"loss": float(output.loss.detach()), **output.metrics, **_by_position(batch)}.items():
-            figures[name] = figures.get(name, 0.0) + value / config.accumulation
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip))
-    if not (math.isfinite(norm) and math.isfinite(figures["loss"])):
-        kept = f"the last good state is {latest}" if latest.exists() else "there is no earlier state"
-        raise TrainingError(
-            "a finite loss and gradient",
-            f"loss {figures['loss']}, norm {norm} at step {step + 1}",
-            f"lower the rate; {kept}",
-        )
+        for name, value in {"loss": float(output.loss.detach()), **output.metrics, **nll_by_position(batch)}.items():
+            figures.setdefault(name, []).append(value)
+    norm = float(torch.nn.utils.clip_grad_norm_(adapter.parameters(), config.gradient_clip))
     rate = learning_rate(config, step)
     for group in optimiser.param_groups:
         group["lr"] = rate
-    optimiser.step()
-    return {**figures, "gradient_norm": norm, "learning_rate": rate}
+    means = {name: sum(values) / len(values) for name, values in figures.items()}
+    if math.isfinite(norm) and math.isfinite(means["loss"]):
+        optimiser.step()
+    return {**means, "gradient_norm": norm, "learning_rate": rate}
 
 
-def _by_position(batch: Any) -> dict[str, float]:
-    """Return the mean negative log-likelihood of each branch at its first, second and later positions, in nats."""
-    out = {}
+def nll_by_position(batch: ObjectiveInput) -> dict[str, float]:
+    """Return the mean negative log-likelihood of each branch at its first `POSITIONS` positions and at later ones, in nats."""
+    out: dict[str, float] = {}
     for name, branch in (("answer", batch.answer), ("refusal", batch.refusal)):
-        if len(branch.targets) == 0:
-            continue
-        nll = -branch.log_probs().detach()
-        for label, where in (("1", branch.position == 0), ("2", branch.position == 1), ("later", branch.position > 1)):
-            if where.any():
-                out[f"nll_{name}_{label}"] = float(nll[where].mean())
+        nll, place = -branch.log_probs().detach(), branch.position.clamp(max=POSITIONS)
+        total, count = (nll.new_zeros(POSITIONS + 1).index_add(0, place, x).tolist() for x in (nll, torch.ones_like(nll)))
+        labels = [*(str(i + 1) for i in range(POSITIONS)), "later"]
+        out |= {f"nll_{name}_{label}": t / n for label, t, n in zip(labels, total, count, strict=True) if n}
     return out
 
 
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    """Write the rows; a figure that is not finite is null, since JSON has no NaN."""
+    rows = ({k: v if math.isfinite(v) else None for k, v in row.items()} for row in history)
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in history))
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
     partial.replace(path)

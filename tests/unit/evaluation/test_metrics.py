@@ -16,12 +16,14 @@ from softguard.evaluation.metrics import (
     guard_agreement,
     matched_threshold,
     mean_value,
+    not_measured,
     over_refusal_rate,
     rate_above,
     refusal_auc,
     refusal_curve,
     refusal_probabilities,
     refusal_rate,
+    refuses,
     sgs,
 )
 from softguard.evaluation.statistics import auc, mean, wilson_interval
@@ -56,6 +58,19 @@ def test_the_guarded_system_counts_by_its_probability() -> None:
     assert value.value is None
     assert (value.lower_bound, value.upper_bound) == (pytest.approx(1.75 / 3), pytest.approx(2.75 / 3))
     assert refusal_rate(replies[:2] * 40).value == pytest.approx(0.875)
+
+
+def test_a_refusal_in_the_systems_own_words_counts_whatever_the_language() -> None:
+    german = "Dabei helfe ich nicht."
+    assert refusal_rate([Reply(german, 0.0, refused=True), Reply("Gern.", 0.0)]).value == 0.5
+    assert not refuses(Reply(german, 0.0))
+    assert refuses(Reply(german, 0.0, p_safe=0.1, replaced=True, draft="Gern."))
+    assert refusal_probabilities([Reply(german, 0.0, p_safe=0.25, replaced=True, draft="Gern.")]) == [0.75]
+
+
+def test_what_nobody_measured_has_no_value_and_says_why() -> None:
+    value = not_measured("nats", "no reason")
+    assert (value.value, value.unit, value.note) == (None, "nats", "not measured: no reason")
 
 
 def test_one_per_cent_ungraded_still_has_a_headline_and_more_has_none() -> None:

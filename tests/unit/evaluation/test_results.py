@@ -13,6 +13,7 @@ from softguard.evaluation.results import (
     SampleTriple,
     SystemCurves,
     SystemResult,
+    withhold,
 )
 
 
@@ -58,6 +59,7 @@ def test_a_redacted_sample_never_holds_its_text() -> None:
     }
     assert SampleTriple.model_validate_json(sample.model_dump_json()) == sample
     assert sample.withheld() == sample
+    assert withhold("Nein.", answer=True, refused=True) == "[redacted: 5 characters, a refusal]"
     shown = SampleTriple(prompt=secret, label="harmful", redacted=False, answers={"base": secret})
     assert shown.prompt == secret
     assert "SECRET" not in shown.withheld().model_dump_json()

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from softguard.core import REFUSAL_TEXT
-from softguard.evaluation.metrics import exact_value, refusal_curve
+from softguard.evaluation.metrics import exact_value, not_measured, refusal_curve
 from softguard.evaluation.results import (
     EvaluationSummary,
     MetricValue,
@@ -228,3 +228,18 @@ def _print(summary: EvaluationSummary, width: int) -> str:
     console = Console(width=width, file=StringIO())
     console.print(terminal_table(summary))
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_the_threshold_is_said_to_be_the_students(summary: EvaluationSummary) -> None:
+    text = " ".join(render_html(summary).split())
+    assert "The student refuses where its refusal log-odds exceed -1.250, chosen on validation; no other system uses" in text
+    assert "matched at" not in text
+    without = render_html(summary.model_copy(update={"threshold": None}))
+    assert "uses this threshold" not in without
+
+
+def test_what_was_not_measured_is_a_dash_with_its_reason(summary: EvaluationSummary) -> None:
+    row = summary.systems[1].model_copy(update={"metrics": {"benign_drift": not_measured("nats", "too dear")}})
+    one = summary.model_copy(update={"systems": [row]})
+    for text in (render_html(one), render_markdown(one)):
+        assert "not measured: too dear" in text

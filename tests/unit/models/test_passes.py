@@ -1,0 +1,42 @@
+"""Edges of sampling and scoring: an empty response, a device without float64, a model that asks to run its own code."""
+
+import json
+
+import pytest
+import torch
+
+from softguard.errors import SourceError
+from softguard.models import load_model, response_states
+from softguard.models.sampling import drawing_device
+from tests.fakes import tiny_model
+
+
+def test_an_empty_response_has_no_states_and_shifts_no_other():
+    lm = tiny_model()
+    prompts = [[5, 6, 7], [5, 6, 7], [8, 9]]
+    scored = response_states(lm, prompts, [[1, 2], [], [3]])
+    assert len(scored.states) == len(scored.targets) == 3
+    assert scored.row.tolist() == [0, 0, 2]
+    alone = response_states(lm, prompts[2:], [[3]])
+    assert torch.allclose(scored.states[2:], alone.states, atol=1e-5)
+    nothing = response_states(lm, prompts[:1], [[]])
+    assert (len(nothing.states), nothing.targets.dtype) == (0, torch.long)
+
+
+def test_draws_are_made_where_float64_exists():
+    assert drawing_device(torch.device("mps")).type == "cpu"
+    assert drawing_device(torch.device("cpu")).type == "cpu"
+    assert drawing_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+
+def test_a_model_with_code_of_its_own_is_refused_without_a_question(tmp_path, monkeypatch):
+    lm = tiny_model()
+    lm.network.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    classes = {"AutoConfig": "theirs.TheirConfig", "AutoModelForCausalLM": "theirs.TheirModel"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "theirs", "auto_map": classes}))
+    (tmp_path / "theirs.py").write_text("raise SystemExit('ran')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    with pytest.raises(SourceError, match="causal language model"):
+        load_model(str(tmp_path))

@@ -1,0 +1,138 @@
+"""The evaluation of a run on a tiny model: one load, honest costs, nothing called zero that was not measured."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from softguard.adapters import SoftPrompt, SoftPromptConfig
+from softguard.core import Reply
+from softguard.data import PromptRow
+from softguard.evaluation.metrics import matched_threshold
+from softguard.recipes import distill as distilling
+from softguard.recipes import evaluate as evaluating
+from softguard.recipes.config import resolved, validate_config
+from softguard.recipes.prompts import RunPrompts
+from softguard.recipes.student import ModelSystem
+from softguard.runs import RunDir
+from softguard.teacher import GuardedSystem
+from tests.fakes import KeywordGuard, tiny_model
+
+LAYOUT = [{"slot": "front", "count": 12}, {"slot": "after_user", "count": 4}]
+ROWS = [
+    PromptRow(f"{label}{i}", f"{word} {i}", label, "softguard", topic=f"t{i // 2}")
+    for label, word in (("harmful", "zz"), ("look_alike", "zx"), ("benign", "aa"))
+    for i in range(4)
+]
+
+
+class Sized(KeywordGuard):
+    num_parameters = 1000
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    lm, loads = tiny_model(), []
+    config = validate_config(
+        {
+            "adapter": {"num_virtual_tokens": 16, "placement": LAYOUT},
+            "evaluation": {"max_new_tokens": 4},
+            "teacher": {"refusal_text": "Nein danke, das nicht."},
+        }
+    )
+    made = RunDir.create(tmp_path / "run", resolved(config))
+    SoftPrompt.create(config.adapter, lm, 0).save(made.path / "adapter", lm)
+    made.write_text("operating_point.json", json.dumps({"threshold": -1e9}))
+    made.write_text("provenance.json", "{}")
+    made.finish_stage("train")
+    monkeypatch.setattr(distilling, "load_base", lambda config: loads.append(config) or lm)
+    monkeypatch.setattr(evaluating, "load_guard", lambda name: KeywordGuard("zz"))
+    monkeypatch.setattr(evaluating, "run_prompts", lambda data, data_dir: RunPrompts([], [], ROWS))
+    return made.path, loads
+
+
+def silent(stage, done, total, figures):
+    return None
+
+
+def test_the_base_is_loaded_once_and_what_is_unknown_is_no_zero(run):
+    path, loads = run
+    summary = evaluating.evaluate(path, silent)
+    assert len(loads) == 1
+    guarded, student, base = (summary.system(n).metrics for n in ("guarded", "student", "base"))
+    assert guarded["benign_drift"].value is None
+    assert "not measured" in guarded["benign_drift"].note
+    assert base["benign_drift"].value == 0
+    assert student["benign_drift"].value is not None
+    for name in ("added_parameters", "added_memory_mib", "extra_compute"):
+        assert guarded[name].value is None  # this guard does not say how large it is
+        assert student[name].value > 0
+    assert student["refusal_rate"].value == 1  # by the configured text, which no English pattern knows
+    harmful = next(s for s in summary.samples if s.label == "harmful")
+    assert harmful.answers["student"].endswith("a refusal]")
+    assert evaluating.evaluate(path, silent) == summary
+    assert len(loads) == 1  # a finished evaluation needs no model
+
+
+def test_a_run_is_loaded_onto_the_models_device(run, monkeypatch):
+    lm = tiny_model()
+    lm.network.to("meta")
+    monkeypatch.setattr(distilling, "load_base", lambda config: lm)
+    assert distilling.load_run(run[0]).adapter.virtual_tokens().device.type == "meta"
+
+
+def test_rates_are_clustered_by_topic():
+    replies = [Reply("Here is how.", 0.0)] * len(ROWS)
+    shares = evaluating.rates(ROWS, replies, [1.0] * len(ROWS))
+    together = evaluating.rates([replace(r, topic="all") for r in ROWS], replies, [1.0] * len(ROWS))
+    for name in ("refusal_rate", "over_refusal_rate", "look_alike_refusal_rate"):
+        assert together[name].high > shares[name].high, name  # one family says less than two
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
+def test_positions_that_no_cache_holds_are_paid_for_in_each_answer(kind):
+    lm = tiny_model(kind)
+
+    def extra(layout, tokens=8):
+        config = SoftPromptConfig(num_virtual_tokens=16, placement=layout)
+        system = ModelSystem("student", lm, adapter=SoftPrompt.create(config, lm, 0))
+        return evaluating.costs(system, lm, None, ROWS, tokens)["extra_compute"].value
+
+    front, split = extra([]), extra(LAYOUT)
+    attention = 16 * 4 * 32 * 2  # positions, times 4 T D in each of two layers
+    per_token = 2 * lm.num_parameters() + 512 * 4 * 32 * 2
+    assert front == pytest.approx(attention / per_token)
+    assert split == pytest.approx(attention / per_token + 4 / 8)
+    assert extra(LAYOUT, 80) == pytest.approx(attention / per_token + 4 / 80)
+
+
+def test_the_guard_reads_the_prompt_as_well_as_the_answer():
+    lm = tiny_model()
+    rows = [PromptRow("a", "x" * 30, "benign", "softguard")]
+    cost = evaluating.costs(GuardedSystem(lm, Sized()), lm, 1000, rows, 10)
+    per_token = 2 * lm.num_parameters() + 512 * 4 * 32 * 2
+    assert cost["extra_compute"].value == pytest.approx(2 * 1000 * (30 + 10) / 10 / per_token)
+    assert cost["added_parameters"].value == 1000
+
+
+def test_the_cache_of_a_prefix_is_as_wide_as_the_heads():
+    def memory(lm):
+        adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=16), lm, 0)
+        cost = evaluating.costs(ModelSystem("student", lm, adapter=adapter), lm, None, ROWS, 8)
+        return cost["added_memory_mib"].value * 2**20 - adapter.num_parameters * 4
+
+    lm = tiny_model("gemma3")
+    lm.network.config.head_dim = 24  # wider than D / heads, as Gemma 3's are
+    assert memory(lm) == pytest.approx(16 * 2 * 2 * 2 * 24 * 4)  # positions, K and V, layers, key heads, width, bytes
+    assert memory(tiny_model("gpt2")) == pytest.approx(16 * 2 * 2 * 4 * 8 * 4)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.03, 0.07, 0.29, 0.5])
+def test_calibration_stands_midway_and_agrees_with_the_matched_threshold(target):
+    scores = [float(i * i) for i in range(100)]
+    b, t = distilling.calibrate(scores, target), matched_threshold(scores, target)
+    assert [s > b for s in scores] == [s > t for s in scores]
+    above = [s for s in scores if s > t]
+    assert b == ((min(above) + t) / 2 if above else t + 1)
+    tied = [1.0] * 50 + [2.0] * 50
+    assert sum(s > distilling.calibrate(tied, target) for s in tied) <= target * 100
