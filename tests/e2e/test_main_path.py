@@ -127,6 +127,7 @@ def test_respond_keeps_order_and_does_the_good_lines(system, finished, softguard
     asked = [{k: row[k] for k in given} for row, given in zip(answered, rows, strict=True)]
     assert asked == rows
     added = {"response", "refusal_log_odds"} | ({"p_safe", "replaced"} if system == "guarded" else set())
+    added |= {"refused"} if system == "student" else set()
     for row, given in zip(answered, rows, strict=True):
         assert set(row) - set(given) == added
         assert isinstance(row["response"], str)

@@ -24,7 +24,10 @@ def quiet_libraries() -> None:
 
 
 class Stages:
-    """One bar with time left for each stage; without a terminal, a line every ten seconds."""
+    """One bar with time left for each stage; without a terminal, a line at its start and every ten seconds.
+
+    Time left is foretold from what was done since the stage's first call: what a resumed stage finds done was not done now.
+    """
 
     def __init__(self) -> None:
         self._bar = Progress(
@@ -38,7 +41,7 @@ class Stages:
             console=err,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
+        self._first: dict[str, tuple[float, int]] = {}
         self._last = 0.0
         self._live = sys.stderr.isatty()
 
@@ -57,12 +60,13 @@ class Stages:
         shown = " ".join(f"{k} {v:.3g}" for k, v in figures.items() if k in ("loss", "validation_auc", "validation_drift"))
         if self._live:
             if stage not in self._tasks:
-                self._tasks[stage] = self._bar.add_task(stage, total=total, figures="")
+                self._tasks[stage] = self._bar.add_task(stage, total=total, completed=done, figures="")
             self._bar.update(self._tasks[stage], completed=done, total=total, figures=shown)
             return
         now = time.monotonic()
-        started = self._started.setdefault(stage, now)
-        if done == total or now - self._last > 10:
+        begins = stage not in self._first
+        started, before = self._first.setdefault(stage, (now, done))
+        if begins or done == total or now - self._last > 10:
             self._last = now
-            left = (now - started) / max(done, 1) * (total - done)
-            err.print(f"{stage}: {done}/{total}, {left:.0f} s left {shown}".rstrip(), highlight=False)
+            left = f", {(now - started) / (done - before) * (total - done):.0f} s left" if before < done < total else ""
+            err.print(f"{stage}: {done}/{total}{left} {shown}".rstrip(), highlight=False, soft_wrap=True)

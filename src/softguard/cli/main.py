@@ -10,6 +10,8 @@ from softguard.cli import guard, models, runs
 from softguard.cli.console import err
 from softguard.errors import SoftguardError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -35,23 +37,32 @@ def root(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and exit: 0 done, 2 an error or bad lines, 130 interrupted."""
     try:
-        app(standalone_mode=False)
+        code = int(app(standalone_mode=False) or 0)  # typer returns the code of `typer.Exit` here
     except SoftguardError as error:
-        if "--debug" in sys.argv:
-            raise
-        err.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(2)
+        code = _failed(error)
+    except OSError as error:
+        where = error.filename or "a file"
+        code = _failed(error, f"expected to read or write {where}; found {error.strerror or error}; check path, rights and space")
     except (KeyboardInterrupt, typer.Abort):
-        err.print("interrupted; run the same command again to go on from here")
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)  # click's own usage errors
         if show is None:
             raise
         show()
-        sys.exit(getattr(error, "exit_code", 2))
+        code = int(getattr(error, "exit_code", 2))
+    if code == INTERRUPTED:
+        err.print("interrupted; run the same command again to go on from here", soft_wrap=True)
+    sys.exit(code)
+
+
+def _failed(error: Exception, message: str = "") -> int:
+    if "--debug" in sys.argv:
+        raise error
+    err.print(f"[bold red]error:[/] {escape(message or str(error))}", soft_wrap=True)
+    return 2
 
 
 if __name__ == "__main__":

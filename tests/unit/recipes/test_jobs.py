@@ -88,16 +88,23 @@ def test_a_killed_job_goes_on_and_ends_the_same(tmp_path, system):
     assert seen == [(CHUNK, len(lines) - 1), (2 * CHUNK, len(lines) - 1), (len(lines) - 1, len(lines) - 1)]
 
 
-def test_a_kill_while_resuming_loses_nothing(tmp_path, system):
-    source = write(tmp_path / "in.jsonl", [{"id": i, "prompt": f"prompt {i}"} for i in range(CHUNK + 3)])
-    for _ in range(2):  # the second one dies after it has read what is there
+def test_a_kill_while_resuming_loses_nothing(tmp_path, system, monkeypatch):
+    source = write(tmp_path / "in.jsonl", [{"id": i, "prompt": f"{i}"} for i in range(CHUNK + 3)])
+    partial = tmp_path / "o.partial"
+    with pytest.raises(KeyboardInterrupt):
+        respond_file(Killed("base", system.lm), ReplySettings(3), "base", source, tmp_path / "o")
+    made = partial.read_bytes()
 
-        class Dead(Killed):
-            calls = 0 if not (tmp_path / "out.jsonl.partial").exists() else 1
+    def killed(path, text, **options):
+        path.open("w").close()
+        raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
-            respond_file(Dead("base", system.lm), ReplySettings(3), "base", source, tmp_path / "out.jsonl")
-        assert (tmp_path / "out.jsonl.partial").read_bytes().count(b"\n") == 1 + CHUNK
+    monkeypatch.setattr(Path, "write_text", killed)
+    dead = Killed("base", system.lm)
+    dead.calls = 1
+    with pytest.raises(KeyboardInterrupt):
+        respond_file(dead, ReplySettings(3), "base", source, tmp_path / "o")
+    assert partial.read_bytes() == made
 
 
 def test_other_settings_start_afresh(tmp_path, system):
@@ -173,7 +180,8 @@ def test_nothing_of_an_earlier_job_passes_through(tmp_path, system):
     kept = {k: v for k, v in read(guarded)[0].items() if k != "p_safe"}
     assert read(tmp_path / "3.jsonl") == [{**kept, "ungraded": "no answer"}]
     judge_file(KeywordGuard(), tmp_path / "3.jsonl", tmp_path / "4.jsonl")
-    assert read(tmp_path / "4.jsonl") == [{**kept, "p_safe": 0.0, "categories": {}}]
+    verdict = {"p_safe": float(kept["replaced"]), "categories": {}}
+    assert read(tmp_path / "4.jsonl") == [{**kept, **verdict}]
     respond_file(system, ReplySettings(2), "base", tmp_path / "4.jsonl", tmp_path / "5.jsonl")
     assert set(read(tmp_path / "5.jsonl")[0]) == {*mine, "response", "refusal_log_odds"}
 
