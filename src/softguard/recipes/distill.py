@@ -16,8 +16,8 @@ import torch
 from softguard import __version__
 from softguard.adapters import SoftPrompt
 from softguard.data import PromptRow
-from softguard.evaluation.metrics import matched_threshold
 from softguard.errors import CompatibilityError
+from softguard.evaluation.metrics import matched_threshold
 from softguard.guards import load_guard
 from softguard.models import LanguageModel, load_model
 from softguard.objectives import OBJECTIVES

@@ -18,7 +18,8 @@ def test_every_prompt_has_answers_and_is_for_training(answered: list[AnsweredPro
     for a in answered:
         assert a.row.split == "train"
         assert a.row.topic
-        assert a.answers and all(x.text.strip() for x in a.answers)
+        assert a.answers
+        assert all(x.text.strip() for x in a.answers)
         assert a.row.label in ("harmful", "look_alike", "benign")
     assert [a.row for a in answered] == load_prompts("softguard_pairs")
 
