@@ -1,8 +1,10 @@
 """`evaluate`: base, guarded system, hard system prompt and student on the held-out prompts, into one summary.
 
-Each system's answers are kept in `evaluations/test/NAME.jsonl` as they are made, so that a kill loses at most one batch.
+Each system's answers are kept in `evaluations/test/NAME.jsonl` as they are made, so that a kill loses at most one batch. Those of
+systems that are the same in every run (all but the student) are kept in the cache too, and are not made again.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 
 from softguard.core import Conversation, Reply, ReplySettings, System
+from softguard.core.files import write_atomically
 from softguard.data import PromptRow
 from softguard.evaluation import metrics
 from softguard.evaluation.results import (
@@ -32,6 +35,7 @@ from softguard.recipes.distill import Report, load_run
 from softguard.recipes.prompts import balanced, run_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
+from softguard.sources import cache_dir
 from softguard.teacher import GuardedSystem
 
 FOLDER = "evaluations/test"
@@ -57,7 +61,11 @@ def evaluate(path: Path, report: Report, data_dir: Path | None = None) -> Evalua
     prompted = ModelSystem("system_prompt", lm, system_prompt=config.evaluation.system_prompt, refusal_text=refusal)
     student = loaded.student()
     systems: list[System] = [base, teacher, prompted, student]
-    replies = {s.name: _answers(loaded.run, s, rows, settings, report) for s in systems}
+    shared = {"base": "", "guarded": teacher.guard.fingerprint, "system_prompt": config.evaluation.system_prompt}
+    replies = {
+        s.name: _answers(loaded.run, s, rows, settings, report, _store(lm, s, rows, settings, refusal, shared.get(s.name)))
+        for s in systems
+    }
     p_safe = [math.nan if r.p_safe is None else r.p_safe for r in replies["guarded"]]
     drift = drifts(base, [prompted, student], rows, replies["base"], report)
     drift["base"] = metrics.exact_value(0.0, "nats", "the base model's own answers")
@@ -225,18 +233,40 @@ def _added_positions(system: ModelSystem, lm: LanguageModel) -> _Added:
     return _Added(total, total - front)
 
 
-def _answers(run: RunDir, system: System, rows: Sequence[PromptRow], settings: ReplySettings, report: Report) -> list[Reply]:
-    """Return a system's replies, resuming from the file that holds those already made."""
+def _answers(
+    run: RunDir, system: System, rows: Sequence[PromptRow], settings: ReplySettings, report: Report, store: Path | None
+) -> list[Reply]:
+    """Return a system's replies, resuming from the file that holds those already made; `store` keeps them for other runs."""
     path = run.path / FOLDER / f"{system.name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines() if path.exists() else []
+    source = path if path.exists() or store is None else store
+    lines = source.read_text().splitlines() if source.exists() else []
     replies = [Reply(**json.loads(line)) for line in lines if line.endswith("}")]
     while len(replies) < len(rows):
         part = rows[len(replies) : len(replies) + BATCH]
         replies += system.respond([r.conversation for r in part], [r.id for r in part], settings)
-        run.write_text(f"{FOLDER}/{system.name}.jsonl", "".join(json.dumps(asdict(r)) + "\n" for r in replies))
+        run.write_text(f"{FOLDER}/{system.name}.jsonl", _lines(replies))
         report(f"answers: {system.name}", len(replies), len(rows), {})
+    if source != path:
+        run.write_text(f"{FOLDER}/{system.name}.jsonl", _lines(replies))
+        report(f"answers: {system.name}", len(replies), len(rows), {})
+    if store is not None and not store.exists():
+        write_atomically(store, _lines(replies))
     return replies
+
+
+def _lines(replies: Sequence[Reply]) -> str:
+    return "".join(json.dumps(asdict(r)) + "\n" for r in replies)
+
+
+def _store(
+    lm: LanguageModel, system: System, rows: Sequence[PromptRow], settings: ReplySettings, refusal: str, made_by: str | None
+) -> Path | None:
+    """Return where the answers of a system that is the same in every run are kept, by all that made them; else None."""
+    if made_by is None:
+        return None
+    everything = [lm.fingerprint, system.name, made_by, refusal, asdict(settings), [r.conversation.to_dicts() for r in rows]]
+    return cache_dir() / "answers" / f"{hashlib.sha256(json.dumps(everything).encode()).hexdigest()}.jsonl"
 
 
 def _of(rows: Sequence[PromptRow], replies: Sequence[Reply], label: str) -> list[Reply]:

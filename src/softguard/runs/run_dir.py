@@ -6,7 +6,6 @@ What users and other tools put into the folder is not listed, and theirs to chan
 
 import hashlib
 import json
-import os
 import tomllib
 from collections.abc import Mapping
 from fnmatch import fnmatch
@@ -15,6 +14,7 @@ from typing import Any
 
 import tomli_w
 
+from softguard.core.files import write_atomically
 from softguard.errors import CompatibilityError, RunError
 
 SCHEMA_VERSION = 1
@@ -126,10 +126,7 @@ class RunDir:
             listed = manifest["files"].pop(name, None)
             if listed is not None and listed != hashlib.sha256(text.encode()).hexdigest():
                 self._write_manifest(manifest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, target)
+        write_atomically(target, text)
         return target
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:

@@ -11,8 +11,7 @@ Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from softguard.core import Conversation
+from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
 from softguard.errors import GuardError
 from softguard.models import response_states, sample
@@ -73,7 +73,7 @@ class TeacherCache:
         self._folder = root / _digest(described)
         self._guard = _digest(system.guard.fingerprint)[:12]
         self._folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(self._folder / "settings.json", lambda path: path.write_text(described))
+        write_atomically(self._folder / "settings.json", described)
 
     def records(
         self, ids: Sequence[str], conversations: Sequence[Conversation], progress: Progress | None = None
@@ -150,8 +150,8 @@ class TeacherCache:
         for key, draft, log_prob in zip(keys, drafts, sums, strict=True):
             text = system.renderer.decode(draft.ids)
             rows.append({"key": key, "ids": draft.ids, "text": text, "truncated": draft.truncated, "log_prob": log_prob})
-        _write_atomically(stem.with_suffix(".safetensors"), lambda path: save_file(states, path))
-        _write_atomically(stem.with_suffix(".json"), lambda path: path.write_text(json.dumps(rows)))
+        write_atomically(stem.with_suffix(".safetensors"), lambda path: save_file(states, path))
+        write_atomically(stem.with_suffix(".json"), json.dumps(rows))
 
     def _verdicts(
         self, stem: Path, conversations: dict[str, Conversation], drafts: Sequence[dict[str, Any]]
@@ -164,15 +164,9 @@ class TeacherCache:
             judged = self._system.guard.judge([conversations[k].with_response(text) for k, text in lacking.items()])
             for key, v in zip(lacking, judged, strict=True):
                 verdicts[key] = {"alpha": v.p_safe, "categories": dict(v.categories), "ungraded": v.ungraded}
-            _write_atomically(path, lambda partial: partial.write_text(json.dumps(verdicts)))
+            write_atomically(path, json.dumps(verdicts))
         return verdicts
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    write(partial)
-    os.replace(partial, path)

@@ -1,7 +1,6 @@
 """Checkpoints: adapter and optimiser as safetensors, the rest as JSON; nothing is pickled. Resume is exact."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from softguard.core.files import write_atomically
+
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], optimiser: torch.optim.Adam, state: dict[str, Any]) -> None:
     """Write one file atomically: adapter tensors, Adam's moments, and `state` (JSON) in its metadata."""
     flat = {f"adapter.{k}": v.detach().cpu().clone() for k, v in tensors.items()}
     for i, parameter_state in enumerate(optimiser.state.values()):
         flat |= {f"adam.{i}.{k}": v.detach().cpu().clone() for k, v in parameter_state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file(flat, partial, metadata={"state": json.dumps(state)})
-    os.replace(partial, path)
+    write_atomically(path, lambda partial: save_file(flat, partial, metadata={"state": json.dumps(state)}))
 
 
 def load_checkpoint(path: Path, parameters: list[torch.nn.Parameter], optimiser: torch.optim.Adam) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from softguard.adapters import Adapter
+from softguard.core.files import write_atomically
 from softguard.errors import DataError, TrainingError
 from softguard.models import LanguageModel
 from softguard.objectives import Objective, ObjectiveInput
@@ -197,7 +198,4 @@ def nll_by_position(batch: ObjectiveInput) -> dict[str, float]:
 def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """Write the rows; a figure that is not finite is null, since JSON has no NaN."""
     rows = ({k: v if math.isfinite(v) else None for k, v in row.items()} for row in history)
-    partial = path.with_suffix(".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    partial.replace(path)
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,6 +1,7 @@
 """The evaluation of a run on a tiny model: one load, honest costs, nothing called zero that was not measured."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,7 @@ def run(tmp_path, monkeypatch):
             "teacher": {"refusal_text": "Nein danke, das nicht."},
         }
     )
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
     made = RunDir.create(tmp_path / "run", resolved(config))
     SoftPrompt.create(config.adapter, lm, 0).save(made.path / "adapter", lm)
     made.write_text("operating_point.json", json.dumps({"threshold": -1e9}))
@@ -136,3 +138,19 @@ def test_calibration_stands_midway_and_agrees_with_the_matched_threshold(target)
     assert b == ((min(above) + t) / 2 if above else t + 1)
     tied = [1.0] * 50 + [2.0] * 50
     assert sum(s > distilling.calibrate(tied, target) for s in tied) <= target * 100
+
+
+def test_systems_that_do_not_depend_on_the_run_answer_once(run, tmp_path, monkeypatch):
+    path, _ = run
+    copy = shutil.copytree(path, tmp_path / "again")
+    first = evaluating.evaluate(path, silent)
+    asked = []
+    respond = ModelSystem.respond
+    monkeypatch.setattr(ModelSystem, "respond", lambda self, *given: asked.append(self.name) or respond(self, *given))
+    monkeypatch.setattr(GuardedSystem, "respond", lambda self, *given: pytest.fail("drafts again"))
+    second = evaluating.evaluate(copy, silent)
+    assert set(asked) == {"student"}
+    assert [s.metrics for s in second.systems] == [s.metrics for s in first.systems]
+    for name in ("base", "guarded", "system_prompt", "student"):
+        file = f"{evaluating.FOLDER}/{name}.jsonl"
+        assert (copy / file).read_bytes() == (path / file).read_bytes()
