@@ -10,12 +10,15 @@ Writes `benchmarks/guard/figures.json`, `table.md` and `reliability.svg`.
 import argparse
 import csv
 import json
+import platform
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -103,7 +106,12 @@ def main() -> None:
     guards = {"mini": MiniGuard(), "reference": MiniGuard(arguments.reference_dir, "reference")}
     figures = {g: {name: evaluate_guard(guard, pairs) for name, pairs in sets.items()} for g, guard in guards.items()}
     OUT.mkdir(exist_ok=True)
-    (OUT / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    made_by = {
+        "versions": {p: version(p) for p in ("softguard", "torch", "transformers", "peft")},
+        "hardware": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "weights": {name: guard.fingerprint for name, guard in guards.items()},
+    }
+    (OUT / "figures.json").write_text(json.dumps({"made_by": made_by, "figures": figures}, indent=1) + "\n")
     lines = ["| guard | set | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
     for name, of in figures.items():
         for pairs, f in of.items():

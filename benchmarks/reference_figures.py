@@ -55,7 +55,7 @@ def figures(loaded: LoadedRun, data_dir: Path | None, tokens: int) -> dict[str, 
     for name, rows in (("alpaca", alpaca), ("look_alikes_answered", answered)):
         for kind, temperature in (("sampled", 1.0), ("greedy", 0.0)):
             values = drift(base, student, rows, ReplySettings(max_new_tokens=tokens, temperature=temperature))
-            estimate = mean(values, 0, [r.topic or r.id for r in rows])
+            estimate = mean(list(values.values()), 0, [r.topic or r.id for r in rows if r.id in values])
             out["student"][f"kl_{name}_{kind}"] = metrics.mean_value(estimate, "nats")
     return out
 
@@ -70,14 +70,15 @@ def replies(system: ModelSystem, rows: Sequence[PromptRow], settings: ReplySetti
     return system.respond([r.conversation for r in rows], [r.id for r in rows], settings)
 
 
-def drift(base: ModelSystem, student: ModelSystem, rows: Sequence[PromptRow], settings: ReplySettings) -> list[float]:
-    """Return for each prompt the mean KL(base, student) over the tokens of the base model's answer."""
-    given = [(r, x) for r, x in zip(rows, replies(base, rows, settings), strict=True)]
-    out: list[float] = []
+def drift(base: ModelSystem, student: ModelSystem, rows: Sequence[PromptRow], settings: ReplySettings) -> dict[str, float]:
+    """Return by prompt id the mean KL(base, student) over the tokens of the base model's answer; empty answers are left out."""
+    given = [(r, x) for r, x in zip(rows, replies(base, rows, settings), strict=True) if x.text]
+    out: dict[str, float] = {}
     with torch.inference_mode():
         for start in range(0, len(given), 8):
             part = given[start : start + 8]
-            out += answer_kl(base, student, [r for r, _ in part], [base.renderer.encode_response(x.text) for _, x in part])
+            values = answer_kl(base, student, [r for r, _ in part], [base.renderer.encode_response(x.text) for _, x in part])
+            out |= {r.id: value for (r, _), value in zip(part, values, strict=True)}
     return out
 
 
