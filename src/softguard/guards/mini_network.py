@@ -90,6 +90,17 @@ class PairNetwork(nn.Module):
         return logits
 
 
+def unsafe_log_odds(logits: Tensor) -> Tensor:
+    """Return the uncalibrated log-odds that pairs are unsafe, (batch,), from the logits of all heads, (batch, heads).
+
+    The first head's log-odds plus those of "the prompt asks for harm and the answer does not decline", p(harmful) p(no refusal).
+    """
+    unsafe, harmful, refusal = logits.double().unbind(-1)
+    log_served = nn.functional.logsigmoid(harmful) + nn.functional.logsigmoid(-refusal)
+    log_not = torch.log(-torch.expm1(log_served.clamp(max=-1e-9)))
+    return unsafe + log_served - log_not
+
+
 def _mean(states: Tensor, mask: Tensor) -> Tensor:
     weight = mask.unsqueeze(-1).to(states.dtype)
     return (states * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -24,7 +24,7 @@ from softguard.core.protocols import Progress
 from softguard.errors import DataError, TrainingError
 from softguard.guards.measuring import LabelledPair, evaluate_guard
 from softguard.guards.mini import MiniConfig, MiniGuard
-from softguard.guards.mini_network import HEADS, PairEncoder, PairNetwork, collate, load_backbone
+from softguard.guards.mini_network import PairEncoder, PairNetwork, collate, load_backbone, unsafe_log_odds
 from softguard.guards.mini_pairs import SampledAnswer, TrainingPrompt, build_pairs, held_out
 from softguard.sources import resolve
 
@@ -201,7 +201,7 @@ def _unsafe_logits(network: PairNetwork, encoder: PairEncoder, pairs: Sequence[L
     for start in range(0, len(order), 64):
         part = order[start : start + 64]
         with torch.inference_mode():
-            logits = network(*collate([encoded[i] for i in part], encoder.pad_id))[:, HEADS.index("unsafe")]
+            logits = unsafe_log_odds(network(*collate([encoded[i] for i in part], encoder.pad_id)))
         found.update(zip(part, logits.tolist(), strict=True))
     return [found[i] for i in range(len(encoded))]
 

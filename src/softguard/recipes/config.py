@@ -53,7 +53,10 @@ class DataConfig(BaseModel):
     """Training and validation prompts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    sets: tuple[str, ...] = Field(("softguard",), description="prompt sets by name; validation rows come from ours alone")
+    sets: tuple[Annotated[str, Field(pattern=r"^[\w-]+(:[1-9]\d*)?$")], ...] = Field(
+        ("softguard",),
+        description="prompt sets by name, NAME:N for at most N rows of each label; validation rows come from ours alone",
+    )
     max_per_set: int = Field(0, ge=0, description="rows of each label taken from each set; 0 is all")
     seed: int = Field(0, ge=0, description="of the subsample")
 

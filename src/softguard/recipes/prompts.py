@@ -28,14 +28,15 @@ def run_prompts(config: DataConfig, data_dir: Path | None) -> RunPrompts:
     """
     own = load_prompts("softguard")
     train: list[PromptRow] = []
-    for name in config.sets:
+    for entry in config.sets:
+        name, _, limit = entry.partition(":")
         given = load_prompts(name, data_dir)
         rows = [r for r in given if r.split == "train"]
         if not rows:
             found = f"{len(given)} for other uses"
             raise DataError(f"training rows in the set {name!r}", found, "take it out of data.sets")
         for label in ("harmful", "look_alike", "benign"):
-            train += take([r for r in rows if r.label == label], config.max_per_set, config.seed)
+            train += take([r for r in rows if r.label == label], int(limit or config.max_per_set), config.seed)
     held_out = {r.prompt for r in own if r.split != "train"}
     leaked = [r.id for r in train if r.prompt in held_out]
     if leaked:
