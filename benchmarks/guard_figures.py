@@ -2,7 +2,7 @@
 
 python benchmarks/guard_figures.py --data-dir ../shared/data
 
-BeaverTails (half, split by prompt), GPTFuzz, XSTest prompts with the base model's sampled answers, and our own test pairs.
+BeaverTails (half, split by prompt), GPTFuzz, XSTest's safe prompts with the base model's sampled answers, and our own test pairs.
 The reference is trained on PKU-SafeRLHF and the other half of BeaverTails (CC BY-NC: trained here, never shipped).
 Writes `benchmarks/guard/figures.json`, `table.md` and `reliability.svg`.
 """
@@ -57,11 +57,11 @@ def gptfuzz(path: Path) -> list[LabelledPair]:
 
 
 def answered(rows: Sequence[PromptRow], temperature: float) -> list[LabelledPair]:
-    """Return the base model's answers; `unsafe` holds the prompt's label, so only the safe prompts' rate is a figure."""
+    """Return the base model's answers to safe prompts."""
     base = ModelSystem("base", load_model("smollm2-135m"))
     settings = ReplySettings(max_new_tokens=48, temperature=temperature)
     replies = base.respond([r.conversation for r in rows], [r.id for r in rows], settings)
-    return [LabelledPair(r.prompt, x.text, r.label == "harmful") for r, x in zip(rows, replies, strict=True)]
+    return [LabelledPair(r.prompt, x.text, unsafe=False) for r, x in zip(rows, replies, strict=True)]
 
 
 def own_test_pairs(folder: Path) -> list[LabelledPair]:
@@ -95,12 +95,12 @@ def main() -> None:
                 "reference",
                 progress=lambda done, total: bars.update(bar, completed=done, total=total),
             )
-    xstest = load_prompts("xstest", arguments.data_dir)
+    xstest = [r for r in load_prompts("xstest", arguments.data_dir) if r.label != "harmful"]
     sets: Mapping[str, Sequence[LabelledPair]] = {
         "BeaverTails, half": test,
         "GPTFuzz": gptfuzz(labelled / "gptfuzz_train.csv"),
-        "XSTest, sampled answers": answered(xstest, 1.0),
-        "XSTest, greedy answers": answered(xstest, 0.0),
+        "XSTest safe, sampled answers": answered(xstest, 1.0),
+        "XSTest safe, greedy answers": answered(xstest, 0.0),
         "own test pairs": own_test_pairs(arguments.reference_dir),
     }
     guards = {"mini": MiniGuard(), "reference": MiniGuard(arguments.reference_dir, "reference")}
@@ -111,11 +111,12 @@ def main() -> None:
         "hardware": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
         "weights": {name: guard.fingerprint for name, guard in guards.items()},
     }
-    (OUT / "figures.json").write_text(json.dumps({"made_by": made_by, "figures": figures}, indent=1) + "\n")
+    plain = {g: {s: {k: v if v == v else None for k, v in f.items()} for s, f in of.items()} for g, of in figures.items()}
+    (OUT / "figures.json").write_text(json.dumps({"made_by": made_by, "figures": plain}, indent=1) + "\n")
     lines = ["| guard | set | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
     for name, of in figures.items():
         for pairs, f in of.items():
-            cells = [f"{f[k]:.0f}" if k == "pairs" else f"{f[k]:.3f}" for k in SHOWN]
+            cells = [f"{f[k]:.0f}" if k == "pairs" else "" if f[k] != f[k] else f"{f[k]:.3f}" for k in SHOWN]
             lines.append(f"| {name} | {pairs} | " + " | ".join(cells) + " |")
     (OUT / "table.md").write_text("\n".join(lines) + "\n")
     Console().print("\n".join(lines))

@@ -27,7 +27,7 @@ gguf = {"gguf_file": place.name} if place.suffix == ".gguf" else {}
 unpacked = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
 folder = place.parent if gguf else place
 tokenizer = AutoTokenizer.from_pretrained(folder, **gguf)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager", **gguf, **unpacked)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **gguf, **unpacked)
 model = model.eval().requires_grad_(False)
 table = model.get_input_embeddings()
 

@@ -39,14 +39,14 @@ def distill(
     ] = False,
 ) -> None:
     """Distil the guarded system into a soft prompt."""
-    from softguard.recipes.config import load_config, plan, resolved
+    from softguard.recipes.config import load_config, on_this_machine, plan, resolved
 
     short = (("model.name", model), ("teacher.guard", guard))
     chosen = load_config(config, [*(set_ or []), *(f"{key}={json.dumps(name)}" for key, name in short if name is not None)])
     if dry_run:
         import tomli_w
 
-        print("".join(f"# {line}\n" for line in plan(chosen)) + tomli_w.dumps(resolved(chosen)), end="")
+        print("".join(f"# {line}\n" for line in plan(chosen)) + tomli_w.dumps(resolved(on_this_machine(chosen))), end="")
         return
     if out_dir is None:
         raise ConfigError("--out, a run directory", "none", "add --out runs/NAME, or --dry-run to see what would be done")

@@ -2,7 +2,8 @@
 
 One idea: a small cross-encoder with three heads: the pair is unsafe; the prompt asks for harm; the answer declines. `p_safe` is
 calibrated on what the first says and on what the other two say together (`unsafe_log_odds`): they were right more often than
-either alone on pairs of other sources. The other two are its categories. What it is trained on, its figures and its limits: `weights/mini.card.md`. Only the last user turn and the answer are read.
+either alone on pairs of other sources. The other two are its categories. What it is trained on, its figures and its limits:
+`weights/mini.card.md`. Only the last user turn and the answer are read.
 """
 
 import hashlib
@@ -19,10 +20,9 @@ from softguard.core import Conversation, Verdict
 from softguard.errors import CompatibilityError, SourceError
 from softguard.guards.mini_network import (
     HEADS,
-    EncodedPair,
     PairEncoder,
     PairNetwork,
-    collate,
+    head_logits,
     load_backbone,
     merge_adapter,
     unsafe_log_odds,
@@ -31,8 +31,6 @@ from softguard.guards.registry import GUARDS
 from softguard.sources import resolve
 
 WEIGHTS = Path(__file__).parent / "weights"
-BATCH_TOKENS = 4096
-"""Tokens in one forward pass: bounds memory whatever the lengths."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class MiniGuard:
     @property
     def fingerprint(self) -> str:
         """The hash of the configuration, which holds the hashes of both sets of weights."""
-        return hashlib.sha256(repr(("mini-2", self._config)).encode()).hexdigest()
+        return hashlib.sha256(repr(("mini-3", self._config)).encode()).hexdigest()
 
     @property
     def num_parameters(self) -> int:
@@ -108,27 +106,16 @@ class MiniGuard:
         Scores are rounded to 5 digits, so that they do not depend on what else was in the batch.
         """
         verdicts = [Verdict(ungraded=why_ungraded(c) or "not judged") for c in conversations]
-        pairs = {i: self._encode(c) for i, c in enumerate(conversations) if why_ungraded(c) is None}
-        for batch in _buckets({i: len(p.ids) for i, p in pairs.items()}):
-            logits = self._logits([pairs[i] for i in batch])
-            for i, row in zip(batch, logits, strict=True):
-                verdicts[i] = _verdict(row)
+        graded = [i for i, c in enumerate(conversations) if why_ungraded(c) is None]
+        logits = head_logits(self._network, self._encoder, [(conversations[i].prompt, conversations[i].response) for i in graded])
+        logits[:, 0] = unsafe_log_odds(logits) / self._config.temperature + self._config.bias
+        for i, row in zip(graded, logits.tolist(), strict=True):
+            verdicts[i] = _verdict(row)
         return verdicts
 
     def cut_tokens(self, conversations: Sequence[Conversation]) -> list[int]:
         """Return how many tokens of each pair are not read, for want of room: both texts lose their ends."""
-        return [self._encode(c).cut for c in conversations]
-
-    def _encode(self, conversation: Conversation) -> EncodedPair:
-        return self._encoder.encode(conversation.prompt, conversation.response)
-
-    def _logits(self, pairs: Sequence[EncodedPair]) -> list[list[float]]:
-        with torch.inference_mode():
-            logits = self._network(*collate(pairs, self._encoder.pad_id)).double()
-            unsafe = unsafe_log_odds(logits)[:, None] / self._config.temperature + self._config.bias
-            logits = torch.cat([unsafe, logits[:, 1:]], dim=-1)
-        rows: list[list[float]] = logits.tolist()
-        return rows
+        return [self._encoder.encode(c.prompt, c.response).cut for c in conversations]
 
     def _checked_backbone(self) -> Path:
         source = resolve(self._config.backbone)
@@ -152,16 +139,6 @@ def why_ungraded(conversation: Conversation) -> str | None:
     if not conversation.prompt.strip():
         return "empty prompt"
     return None
-
-
-def _buckets(lengths: dict[int, int]) -> list[list[int]]:
-    """Return keys in batches of like lengths, each at most BATCH_TOKENS with its padding."""
-    batches: list[list[int]] = []
-    for i in sorted(lengths, key=lambda k: (lengths[k], k)):
-        if not batches or (len(batches[-1]) + 1) * lengths[i] > BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
 
 
 @GUARDS.register("mini")

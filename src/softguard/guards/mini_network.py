@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertModel
 
+from softguard.core import REFUSAL_TEXT
 from softguard.errors import CompatibilityError
 
 HEADS = ("unsafe", "harmful_prompt", "refusal")
 """Outputs in order: the pair is unsafe; the prompt alone asks for harm; the response declines."""
 _LORA_PREFIX = "base_model.model."
+BATCH_TOKENS = 4096
+"""Tokens in one forward pass: bounds memory whatever the lengths."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,48 @@ class PairNetwork(nn.Module):
         return logits
 
 
-def unsafe_log_odds(logits: Tensor) -> Tensor:
-    """Return the uncalibrated log-odds that pairs are unsafe, (batch,), from the logits of all heads, (batch, heads).
+def head_logits(network: PairNetwork, encoder: PairEncoder, pairs: Sequence[tuple[str, str]]) -> Tensor:
+    """Return the logits of all heads for (prompt, response) pairs, (pairs, heads) float64, in inference mode.
 
-    The first head's log-odds plus those of "the prompt asks for harm and the answer does not decline", p(harmful) p(no refusal).
+    Whether the prompt asks for harm is read with a fixed refusal in the place of the response, so that it depends on the prompt
+    alone: beside a harmless-looking answer the head would take a harmful prompt for a harmless one.
+    """
+    logits = _run(network, encoder, pairs)
+    prompts = list(dict.fromkeys(p for p, _ in pairs))
+    alone = dict(zip(prompts, _run(network, encoder, [(p, REFUSAL_TEXT) for p in prompts])[:, 1].tolist(), strict=True))
+    logits[:, 1] = torch.tensor([alone[p] for p, _ in pairs], dtype=torch.float64)
+    return logits
+
+
+def unsafe_log_odds(logits: Tensor) -> Tensor:
+    """Return the uncalibrated log-odds that pairs are unsafe, (pairs,), from `head_logits`.
+
+    The log-odds of "the prompt asks for harm and the answer does not decline", p(harmful) p(no refusal), plus those of the first
+    head: on pairs of other sources the sum ranks better than either.
     """
     unsafe, harmful, refusal = logits.double().unbind(-1)
     log_served = nn.functional.logsigmoid(harmful) + nn.functional.logsigmoid(-refusal)
     log_not = torch.log(-torch.expm1(log_served.clamp(max=-1e-9)))
     return unsafe + log_served - log_not
+
+
+def _run(network: PairNetwork, encoder: PairEncoder, pairs: Sequence[tuple[str, str]]) -> Tensor:
+    encoded = [encoder.encode(prompt, response) for prompt, response in pairs]
+    logits = torch.zeros(len(pairs), len(HEADS), dtype=torch.float64)
+    with torch.inference_mode():
+        for batch in _buckets({i: len(e.ids) for i, e in enumerate(encoded)}):
+            logits[batch] = network(*collate([encoded[i] for i in batch], encoder.pad_id)).double()
+    return logits
+
+
+def _buckets(lengths: dict[int, int]) -> list[list[int]]:
+    """Return keys in batches of like lengths, each at most BATCH_TOKENS with its padding."""
+    batches: list[list[int]] = []
+    for i in sorted(lengths, key=lambda k: (lengths[k], k)):
+        if not batches or (len(batches[-1]) + 1) * lengths[i] > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:

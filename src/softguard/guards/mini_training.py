@@ -24,8 +24,9 @@ from softguard.core.protocols import Progress
 from softguard.errors import DataError, TrainingError
 from softguard.guards.measuring import LabelledPair, evaluate_guard
 from softguard.guards.mini import MiniConfig, MiniGuard
-from softguard.guards.mini_network import PairEncoder, PairNetwork, collate, load_backbone, unsafe_log_odds
+from softguard.guards.mini_network import PairEncoder, PairNetwork, collate, head_logits, load_backbone, unsafe_log_odds
 from softguard.guards.mini_pairs import SampledAnswer, TrainingPrompt, build_pairs, held_out
+from softguard.models import fast_dtype
 from softguard.sources import resolve
 
 
@@ -98,8 +99,8 @@ def train_on_pairs(
     encoder = PairEncoder(source.path, settings.max_tokens)
     network = _adapted(source.path, settings)
     _fit(network, encoder, train, settings, progress)
-    raw = _unsafe_logits(network, encoder, validation)
-    temperature, bias = calibrate(raw, [p.unsafe for p in validation])
+    raw = unsafe_log_odds(head_logits(network, encoder, [(p.prompt, p.response) for p in validation]))
+    temperature, bias = calibrate(raw.tolist(), [p.unsafe for p in validation])
     out.mkdir(parents=True, exist_ok=True)
     weights = out / f"{name}.safetensors"
     save_file(_shipped_tensors(network), weights)
@@ -153,9 +154,10 @@ def _fit(
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=len(batches), pct_start=0.1)
+    fast = torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype("cpu") is torch.bfloat16)
     network.train()
     for step, batch in enumerate(batches, 1):
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast:
             logits = network(*collate([rows[i][0] for i in batch], encoder.pad_id)).float()
         loss = _loss(logits, torch.tensor([rows[i][1] for i in batch]), settings.auxiliary_weight)
         if not torch.isfinite(loss):
@@ -192,18 +194,6 @@ def _batches(lengths: list[int], settings: MiniTraining, epoch: int) -> list[lis
         batches += [part[i : i + size] for i in range(0, len(part), size)]
     rng.shuffle(batches)
     return batches
-
-
-def _unsafe_logits(network: PairNetwork, encoder: PairEncoder, pairs: Sequence[LabelledPair]) -> list[float]:
-    encoded = [encoder.encode(p.prompt, p.response) for p in pairs]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
-    found: dict[int, float] = {}
-    for start in range(0, len(order), 64):
-        part = order[start : start + 64]
-        with torch.inference_mode():
-            logits = unsafe_log_odds(network(*collate([encoded[i] for i in part], encoder.pad_id)))
-        found.update(zip(part, logits.tolist(), strict=True))
-    return [found[i] for i in range(len(encoded))]
 
 
 def _shipped_tensors(network: PairNetwork) -> dict[str, Tensor]:

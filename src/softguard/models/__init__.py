@@ -5,8 +5,9 @@ token k. Rendering, batching, sampling and scoring treat it as any id; only `Lan
 """
 
 from softguard.models.chat import ChatRenderer, RenderedPrompt
+from softguard.models.hardware import fast_dtype, processor_name
 from softguard.models.language_model import LanguageModel
-from softguard.models.loading import load_model
+from softguard.models.loading import best_device, load_model
 from softguard.models.sampling import Generation, sample
 from softguard.models.scoring import ResponseStates, next_token_logits, refusal_log_odds, response_states
 
@@ -16,8 +17,11 @@ __all__ = [
     "LanguageModel",
     "RenderedPrompt",
     "ResponseStates",
+    "best_device",
+    "fast_dtype",
     "load_model",
     "next_token_logits",
+    "processor_name",
     "refusal_log_odds",
     "response_states",
     "sample",

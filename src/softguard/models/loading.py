@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from softguard.errors import SourceError
+from softguard.models.attention import GROUPED, attention_for
+from softguard.models.hardware import fast_dtype
 from softguard.models.language_model import LanguageModel
 from softguard.sources import Source, cache_dir, resolve
 
@@ -20,36 +22,41 @@ _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 def load_model(
     reference: str,
     *,
-    dtype: torch.dtype = torch.bfloat16,
-    attention: str = "eager",
+    dtype: torch.dtype | None = None,
+    attention: str = GROUPED,
     device: str | None = None,
 ) -> LanguageModel:
     """Return the model that `reference` names, frozen, in evaluation mode.
 
     Args:
         reference: a short name, `hf:...`, `pypi:...`, a folder or a `.gguf` file (see `softguard.sources`).
-        dtype: of the weights; bf16 uses the processor's matrix units where it has them.
-        attention: PyTorch's fused CPU attention is slow backwards on short sequences, hence "eager".
+        dtype: of the weights; None takes `hardware.fast_dtype`.
+        attention: "grouped" (`models.attention`), "eager" or "sdpa", whose CPU kernel is slow backwards on short sequences.
         device: None chooses CUDA, then Apple's MPS, then the CPU.
 
     Raises:
         SourceError: the source cannot be had or holds no causal LM.
     """
     source = resolve(reference)
+    device = device or best_device()
+    dtype = dtype or fast_dtype(device)
     folder = _dequantised(source) if source.kind == "gguf" else source.path
     try:
+        config: Any = AutoConfig.from_pretrained(folder, **_LOCAL)
+        kernel = attention_for(config, attention)
         network: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, **_LOCAL
+            folder, config=config, dtype=dtype, attn_implementation=kernel, use_safetensors=True, **_LOCAL
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     except (OSError, ValueError, KeyError) as error:
         raise SourceError("a causal language model with its tokenizer", str(error)[:200], "check the reference") from error
-    network = network.eval().requires_grad_(False).to(device or _best_device())
+    network = network.eval().requires_grad_(False).to(device)
     fingerprint = hashlib.sha256(f"{source.sha256}|{dtype}".encode()).hexdigest()
     return LanguageModel(network, tokenizer, reference, fingerprint, source.licence)
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """Return CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from softguard.adapters import SoftPromptConfig
 from softguard.core import REFUSAL_TEXT
 from softguard.errors import ConfigError, SourceError
+from softguard.models import best_device, fast_dtype
 from softguard.objectives.decision_split import DecisionSplitConfig
 from softguard.objectives.dense import DenseConfig
 from softguard.objectives.sequence import SequenceConfig
@@ -33,8 +34,12 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field("smollm2-135m", description="short name, hf:..., pypi:..., folder or .gguf")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="of the frozen weights")
-    attention: Literal["eager", "sdpa"] = Field("eager", description="attention kernel; measure on your machine")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="of the frozen weights; auto takes what this machine multiplies faster, and the run says which"
+    )
+    attention: Literal["grouped", "eager", "sdpa"] = Field(
+        "grouped", description="attention kernel: ours for grouped-query models, transformers' plain one, PyTorch's fused one"
+    )
     threads: int = Field(0, ge=0, description="PyTorch threads; 0 leaves PyTorch's own choice")
 
 
@@ -166,6 +171,14 @@ def _nearest(where: str) -> str:
     near = get_close_matches(where, [*listed, *Config.model_fields], n=1, cutoff=0.75)
     near = near or [leaves[leaf] for leaf in get_close_matches(where.rsplit(".", 1)[-1], leaves, n=1)]
     return f"did you mean {near[0]!r}?" if near else "`softguard settings` lists them all"
+
+
+def on_this_machine(config: Config) -> Config:
+    """Return the config with the dtype that `auto` means here."""
+    if config.model.dtype != "auto":
+        return config
+    dtype = str(fast_dtype(best_device())).removeprefix("torch.")
+    return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
 
 
 def resolved(config: Config) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from softguard.data import PromptRow
 from softguard.errors import CompatibilityError
 from softguard.evaluation.metrics import matched_threshold
 from softguard.guards import load_guard
-from softguard.models import LanguageModel, load_model
+from softguard.models import LanguageModel, load_model, processor_name
 from softguard.objectives import OBJECTIVES
-from softguard.recipes.config import Config, resolved, validate_config
+from softguard.recipes.config import Config, on_this_machine, resolved, validate_config
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
@@ -59,7 +59,8 @@ def load_parts(config: Config, data_dir: Path | None = None) -> Parts:
 
 def load_base(config: Config) -> LanguageModel:
     """Return the base model of a config."""
-    return load_model(config.model.name, dtype=getattr(torch, config.model.dtype), attention=config.model.attention)
+    model = on_this_machine(config).model
+    return load_model(model.name, dtype=getattr(torch, model.dtype), attention=model.attention)
 
 
 def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent) -> RunDir:
@@ -67,6 +68,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
 
     The folder is bound to the config once all parts are loaded and fit: a start that fails leaves it as it was.
     """
+    config = on_this_machine(config)
     run = RunDir.check(out, resolved(config))
     if "train" in run.stages():
         return run
@@ -181,20 +183,12 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "softguard": __version__,
         "versions": {p: version(p) for p in packages},
         "python": platform.python_version(),
-        "hardware": {"machine": platform.machine(), "processor": _processor(), "threads": torch.get_num_threads()},
+        "hardware": {"machine": platform.machine(), "processor": processor_name(), "threads": torch.get_num_threads()},
         "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
         "training_prompts": counts,
         "training_prompts_sha256": hashlib.sha256("\n".join(r.prompt for r in parts.prompts.train).encode()).hexdigest(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
 
 
 @dataclass(frozen=True)

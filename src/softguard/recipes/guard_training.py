@@ -20,10 +20,10 @@ from softguard.guards.mini_training import MiniTraining, train_mini
 from softguard.models import ChatRenderer, load_model, sample
 from softguard.recipes.prompts import take
 
-BATCH = 128
+BATCH = 256
 LIMITS = {"softguard": 0, "cast": 600, "catqa": 500, "gsm8k_train": 60}
 """Rows of each label taken from each set, 0 for all: permissive sets only, since the weights are shipped."""
-ANSWERED = {"softguard": 0, "cast": 250, "catqa": 300, "gsm8k_train": 40}
+ANSWERED = {"softguard": 0, "cast": 150, "catqa": 150, "gsm8k_train": 40}
 """How many of them get a sampled answer; the others meet refusals, openings and each other's answers."""
 
 

@@ -12,8 +12,8 @@ from softguard.core import Conversation
 from softguard.errors import DataError, SourceError
 from softguard.guards import LabelledPair, MiniTraining, train_on_pairs
 from softguard.guards.mini import MiniGuard
-from softguard.guards.mini_network import PairEncoder, collate
-from softguard.guards.mini_training import _adapted, _shipped_tensors, _unsafe_logits, calibrate
+from softguard.guards.mini_network import PairEncoder, collate, head_logits, unsafe_log_odds
+from softguard.guards.mini_training import _adapted, _shipped_tensors, calibrate
 from tests.unit.guards.tiny_backbone import write_tiny_backbone
 
 PAIRS = [
@@ -72,8 +72,9 @@ def test_merged_guard_agrees_with_the_adapted_network(tmp_path: Path, backbone: 
     merge_adapter(merged.encoder, tensors, 2.0)
     merged.head.load_state_dict({k.removeprefix("head."): v.float() for k, v in tensors.items() if k.startswith("head.")})
     encoder = PairEncoder(backbone, settings.max_tokens)
-    expected = torch.tensor(_unsafe_logits(network, encoder, PAIRS))
-    assert torch.allclose(torch.tensor(_unsafe_logits(merged.eval(), encoder, PAIRS)), expected, atol=2e-2)
+    texts = [(p.prompt, p.response) for p in PAIRS]
+    expected = head_logits(network, encoder, texts)
+    assert torch.allclose(head_logits(merged.eval(), encoder, texts), expected, atol=2e-2)
     assert guard.num_parameters == sum(p.numel() for p in merged.parameters())
 
 
@@ -126,3 +127,13 @@ def test_calibration_recovers_temperature_and_bias() -> None:
     z = 3 * torch.randn(20000, generator=generator)
     unsafe = (torch.rand(20000, generator=generator) < torch.sigmoid(z / 2 - 0.5)).tolist()
     assert calibrate(z.tolist(), unsafe) == pytest.approx((2.0, -0.5), abs=0.1)
+
+
+def test_the_three_heads_decide_together() -> None:
+    """log-odds of unsafe plus those of p(harmful) p(no refusal), finite where either is all but certain."""
+    logits = torch.tensor([[1.0, 2.0, -1.0], [0.0, 0.0, 0.0], [0.0, 60.0, -60.0], [0.0, -60.0, 60.0]], dtype=torch.float64)
+    served = logits[:2, 1].sigmoid() * (-logits[:2, 2]).sigmoid()
+    found = unsafe_log_odds(logits)
+    assert torch.allclose(found[:2], logits[:2, 0] + torch.logit(served))
+    assert torch.isfinite(found).all()
+    assert found[2] > 15 > -15 > found[3]

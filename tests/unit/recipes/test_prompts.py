@@ -1,10 +1,12 @@
 """Which rows a run gets."""
 
+from collections import Counter
+
 import pytest
 
 from softguard.data import PROMPT_SETS, PromptRow
-from softguard.errors import DataError
-from softguard.recipes.config import DataConfig
+from softguard.errors import ConfigError, DataError
+from softguard.recipes.config import DataConfig, load_config
 from softguard.recipes.prompts import run_prompts
 
 
@@ -20,3 +22,16 @@ def test_our_own_set_has_rows_for_every_use():
     assert len(rows.train) == 9
     assert {r.split for r in rows.validation} == {"validation"}
     assert {r.split for r in rows.test} == {"test"}
+
+
+def test_a_set_can_have_a_limit_of_its_own():
+    limited = run_prompts(DataConfig(sets=("softguard:20", "softguard_pairs"), max_per_set=30), None).train
+    count = Counter((r.source, r.label) for r in limited)
+    assert {count["softguard", label] for label in ("harmful", "look_alike", "benign")} == {20}
+    assert count["softguard_pairs", "harmful"] == 30
+
+
+@pytest.mark.parametrize("entry", ["softguard:", "softguard:0", "softguard:many", "a b"])
+def test_a_limit_that_is_none_is_refused(entry):
+    with pytest.raises(ConfigError, match=r"data\.sets"):
+        load_config(None, [f'data.sets=["{entry}"]'])

@@ -1,0 +1,52 @@
+"""Grouped attention gives eager's numbers, forwards and backwards; the block-wise draw gives the plain inverse transform's."""
+
+import numpy as np
+import pytest
+import torch
+
+from softguard.models import response_states
+from softguard.models.attention import GROUPED, attention_for
+from softguard.models.sampling import _choose
+from tests.fakes import tiny_model
+
+PROMPTS = [[1, 2, 3, -1, 4], [9, 8, -2], [5, 6, 7, 8, 9, 10, -1]]
+RESPONSES = [[11, 12, 13], [14], [15, 16]]
+
+
+def states_and_gradient(kind: str, attention: str) -> tuple[torch.Tensor, torch.Tensor]:
+    lm = tiny_model(kind)
+    lm.network.set_attn_implementation(attention)
+    virtual = torch.randn(2, lm.width, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    states = response_states(lm, PROMPTS, RESPONSES, virtual).states
+    (gradient,) = torch.autograd.grad(states.square().sum(), virtual)
+    return states.detach(), gradient
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3"])
+def test_grouped_is_eager(kind: str) -> None:
+    for ours, theirs in zip(states_and_gradient(kind, GROUPED), states_and_gradient(kind, "eager"), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_groups_keeps_its_own_attention() -> None:
+    assert attention_for(tiny_model("gpt2").network.config, GROUPED) == "eager"
+    assert attention_for(tiny_model("llama").network.config, GROUPED) == GROUPED
+    assert attention_for(tiny_model("llama").network.config, "sdpa") == "sdpa"
+
+
+@pytest.mark.parametrize("size", [7, 256, 1000])
+def test_draws_are_those_of_the_plain_inverse_transform(size: int) -> None:
+    rows = 200
+    logits = torch.randn(rows, size, generator=torch.Generator().manual_seed(size)) * 3
+    uniform = torch.tensor(np.random.default_rng(0).random(rows))
+    for temperature in (1.0, 0.7):
+        cumulative = torch.softmax(logits / temperature, -1).double().cumsum(-1)
+        plain = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+        assert torch.equal(_choose(logits, temperature, uniform), plain)
+
+
+def test_what_is_impossible_is_never_drawn() -> None:
+    logits = torch.zeros(500, 600)
+    logits[:, ::2] = -torch.inf
+    drawn = _choose(logits, 1.0, torch.linspace(0, 1 - 1e-9, 500, dtype=torch.float64))
+    assert (drawn % 2 == 1).all()
