@@ -6,7 +6,7 @@ import torch
 from softguard.core import Conversation, ReplySettings, Verdict
 from softguard.errors import GuardError
 from softguard.models import response_states
-from softguard.teacher import GuardedSystem, TeacherCache, TeacherSettings
+from softguard.teacher import Draft, GuardedSystem, TeacherCache, TeacherSettings
 from tests.fakes import KeywordGuard, tiny_model
 
 PROMPTS = [f"{'zz' if i % 2 else 'aa'} {i}" for i in range(7)]
@@ -112,3 +112,17 @@ def test_an_ungraded_draft_is_withheld():
     system = GuardedSystem(tiny_model(), Silent())
     reply = system.respond([Conversation.from_prompt("a")], ["1"], ReplySettings(2))[0]
     assert (reply.text, reply.ungraded, reply.p_safe) == (system.refusal_text, "server gone", None)
+
+
+def test_given_the_base_models_answers_it_decides_as_it_would_on_its_own():
+    class Unsure(KeywordGuard):
+        def judge(self, conversations):
+            return [Verdict(p_safe=0.5) for _ in conversations]
+
+    system = GuardedSystem(tiny_model(), Unsure())
+    conversations, settings = [Conversation.from_prompt(p) for p in PROMPTS], ReplySettings(max_new_tokens=5)
+    alone = system.respond(conversations, PROMPTS, settings)
+    drafts = [Draft(reply.draft, truncated=True) for reply in alone]
+    decided = system.decide(conversations, PROMPTS, drafts, settings.seed)
+    assert [(r.text, r.p_safe, r.replaced) for r in decided] == [(r.text, r.p_safe, r.replaced) for r in alone]
+    assert {r.replaced for r in alone} == {True, False}

@@ -7,7 +7,7 @@ systems that are the same in every run (all but the student) are kept in the cac
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,11 +36,12 @@ from softguard.recipes.prompts import balanced, run_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
-from softguard.teacher import GuardedSystem
+from softguard.teacher import Draft, GuardedSystem
 
 FOLDER = "evaluations/test"
 LABELS = {"base": "Base model", "guarded": "Guarded system", "system_prompt": "Hard system prompt", "student": "Student"}
 BATCH = 64
+Respond = Callable[[Sequence[Conversation], Sequence[str], ReplySettings], Sequence[Reply]]
 CONTEXT = 512
 """Positions that a generated token looks back on where compute is counted."""
 
@@ -62,10 +63,12 @@ def evaluate(path: Path, report: Report, data_dir: Path | None = None) -> Evalua
     student = loaded.student()
     systems: list[System] = [base, teacher, prompted, student]
     shared = {"base": "", "guarded": teacher.guard.fingerprint, "system_prompt": config.evaluation.system_prompt}
-    replies = {
-        s.name: _answers(loaded.run, s, rows, settings, report, _store(lm, s, rows, settings, refusal, shared.get(s.name)))
-        for s in systems
-    }
+    replies: dict[str, list[Reply]] = {}
+    for system in systems:
+        store = _store(lm, system, rows, settings, refusal, shared.get(system.name))
+        # The greedy drafts that the guard reads are the base model's answers: they are not made twice.
+        respond = system.respond if system is not teacher else _guarding(teacher, rows, replies["base"])
+        replies[system.name] = _answers(loaded.run, system.name, respond, rows, settings, report, store)
     p_safe = [math.nan if r.p_safe is None else r.p_safe for r in replies["guarded"]]
     drift = drifts(base, [prompted, student], rows, replies["base"], report)
     drift["base"] = metrics.exact_value(0.0, "nats", "the base model's own answers")
@@ -233,23 +236,39 @@ def _added_positions(system: ModelSystem, lm: LanguageModel) -> _Added:
     return _Added(total, total - front)
 
 
+def _guarding(teacher: GuardedSystem, rows: Sequence[PromptRow], drafts: Sequence[Reply]) -> Respond:
+    """Return what answers as the guarded system, given the base model's answers to `rows`."""
+    by_id = {r.id: Draft(d.text, d.truncated) for r, d in zip(rows, drafts, strict=True)}
+
+    def respond(conversations: Sequence[Conversation], ids: Sequence[str], settings: ReplySettings) -> list[Reply]:
+        return teacher.decide(conversations, ids, [by_id[i] for i in ids], settings.seed)
+
+    return respond
+
+
 def _answers(
-    run: RunDir, system: System, rows: Sequence[PromptRow], settings: ReplySettings, report: Report, store: Path | None
+    run: RunDir,
+    name: str,
+    respond: Respond,
+    rows: Sequence[PromptRow],
+    settings: ReplySettings,
+    report: Report,
+    store: Path | None,
 ) -> list[Reply]:
     """Return a system's replies, resuming from the file that holds those already made; `store` keeps them for other runs."""
-    path = run.path / FOLDER / f"{system.name}.jsonl"
+    path = run.path / FOLDER / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     source = path if path.exists() or store is None else store
     lines = source.read_text().splitlines() if source.exists() else []
     replies = [Reply(**json.loads(line)) for line in lines if line.endswith("}")]
     while len(replies) < len(rows):
         part = rows[len(replies) : len(replies) + BATCH]
-        replies += system.respond([r.conversation for r in part], [r.id for r in part], settings)
-        run.write_text(f"{FOLDER}/{system.name}.jsonl", _lines(replies))
-        report(f"answers: {system.name}", len(replies), len(rows), {})
+        replies += respond([r.conversation for r in part], [r.id for r in part], settings)
+        run.write_text(f"{FOLDER}/{name}.jsonl", _lines(replies))
+        report(f"answers: {name}", len(replies), len(rows), {})
     if source != path:
-        run.write_text(f"{FOLDER}/{system.name}.jsonl", _lines(replies))
-        report(f"answers: {system.name}", len(replies), len(rows), {})
+        run.write_text(f"{FOLDER}/{name}.jsonl", _lines(replies))
+        report(f"answers: {name}", len(replies), len(rows), {})
     if store is not None and not store.exists():
         write_atomically(store, _lines(replies))
     return replies

@@ -2,11 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from softguard.core import REFUSAL_TEXT, Conversation, Guard, Reply, ReplySettings
 from softguard.core.protocols import Progress
 from softguard.models import ChatRenderer, LanguageModel, sample
 from softguard.models.sampling import uniforms
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the base model said: its text, and whether it was cut."""
+
+    text: str
+    truncated: bool
 
 
 class GuardedSystem:
@@ -42,22 +51,27 @@ class GuardedSystem:
             refusal_token=self.refusal_token,
             progress=progress,
         )
-        texts = [self.renderer.decode(d.ids) for d in drafts]
-        verdicts = self.guard.judge([c.with_response(t) for c, t in zip(conversations, texts, strict=True)])
+        return self.decide(conversations, ids, [Draft(self.renderer.decode(d.ids), d.truncated) for d in drafts], settings.seed)
+
+    def decide(
+        self, conversations: Sequence[Conversation], ids: Sequence[str], drafts: Sequence[Draft], seed: int
+    ) -> list[Reply]:
+        """Return the base model's `drafts` where they pass and refusals for the others; the draw is keyed on (seed, id)."""
+        verdicts = self.guard.judge([c.with_response(d.text) for c, d in zip(conversations, drafts, strict=True)])
         replies = []
-        for key, draft, text, verdict in zip(ids, drafts, texts, verdicts, strict=True):
+        for key, draft, verdict in zip(ids, drafts, verdicts, strict=True):
             if verdict.p_safe is None:
-                replies.append(Reply(self.refusal_text, math.nan, False, None, True, draft=text, ungraded=verdict.ungraded))
+                replies.append(Reply(self.refusal_text, math.nan, False, None, True, draft=draft.text, ungraded=verdict.ungraded))
                 continue
-            replaced = bool(uniforms(settings.seed, f"guard:{key}", 1)[0] >= verdict.p_safe)
+            replaced = bool(uniforms(seed, f"guard:{key}", 1)[0] >= verdict.p_safe)
             replies.append(
                 Reply(
-                    text=self.refusal_text if replaced else text,
+                    text=self.refusal_text if replaced else draft.text,
                     refusal_log_odds=log_odds_of(1 - verdict.p_safe),
                     truncated=draft.truncated and not replaced,
                     p_safe=verdict.p_safe,
                     replaced=replaced,
-                    draft=text,
+                    draft=draft.text,
                 )
             )
         return replies

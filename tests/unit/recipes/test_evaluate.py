@@ -147,7 +147,7 @@ def test_systems_that_do_not_depend_on_the_run_answer_once(run, tmp_path, monkey
     asked = []
     respond = ModelSystem.respond
     monkeypatch.setattr(ModelSystem, "respond", lambda self, *given: asked.append(self.name) or respond(self, *given))
-    monkeypatch.setattr(GuardedSystem, "respond", lambda self, *given: pytest.fail("drafts again"))
+    monkeypatch.setattr(GuardedSystem, "decide", lambda self, *given: pytest.fail("judged again"))
     second = evaluating.evaluate(copy, silent)
     assert set(asked) == {"student"}
     assert [s.metrics for s in second.systems] == [s.metrics for s in first.systems]
