@@ -10,7 +10,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download
 .PHONY: demo test test-all e2e lint clean
 
 $(STAMP): pyproject.toml requirements.txt
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) $(shell grep ^torch== requirements.txt))
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps -e .

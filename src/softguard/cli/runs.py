@@ -39,6 +39,7 @@ def distill(
     ] = False,
 ) -> None:
     """Distil the guarded system into a soft prompt."""
+    from softguard.guards import guard_sources
     from softguard.recipes.config import load_config, on_this_machine, plan, resolved
 
     short = (("model.name", model), ("teacher.guard", guard))
@@ -53,7 +54,8 @@ def distill(
     from softguard.recipes import distill as recipe
 
     with Stages() as stages:
-        fetch_missing(chosen.model.name, stages)
+        for reference in (chosen.model.name, *guard_sources(chosen.teacher.guard)):
+            fetch_missing(reference, stages)
         recipe.distill(chosen, out_dir, data_dir, stages)
     evaluate(out_dir, data_dir)
 

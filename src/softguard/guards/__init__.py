@@ -6,7 +6,7 @@ To add a guard, add a file here with a factory under `@GUARDS.register("name")`;
 
 from softguard.guards.measuring import LabelledPair, evaluate_guard
 from softguard.guards.mini_training import MiniTraining, train_mini, train_on_pairs
-from softguard.guards.registry import GUARDS, GuardFactory, load_guard
+from softguard.guards.registry import GUARDS, GuardFactory, guard_sources, load_guard
 from softguard.registry import discover
 
 discover(__name__, list(__path__))
@@ -17,6 +17,7 @@ __all__ = [
     "LabelledPair",
     "MiniTraining",
     "evaluate_guard",
+    "guard_sources",
     "load_guard",
     "train_mini",
     "train_on_pairs",

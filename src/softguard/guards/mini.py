@@ -27,7 +27,7 @@ from softguard.guards.mini_network import (
     merge_adapter,
     unsafe_log_odds,
 )
-from softguard.guards.registry import GUARDS
+from softguard.guards.registry import GUARDS, SOURCES
 from softguard.sources import resolve
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -93,7 +93,7 @@ class MiniGuard:
     @property
     def fingerprint(self) -> str:
         """The hash of the configuration, which holds the hashes of both sets of weights."""
-        return hashlib.sha256(repr(("mini-3", self._config)).encode()).hexdigest()
+        return hashlib.sha256(repr(("mini-4", self._config)).encode()).hexdigest()
 
     @property
     def num_parameters(self) -> int:
@@ -139,6 +139,9 @@ def why_ungraded(conversation: Conversation) -> str | None:
     if not conversation.prompt.strip():
         return "empty prompt"
     return None
+
+
+SOURCES["mini"] = ("minilm-l6",)
 
 
 @GUARDS.register("mini")

@@ -20,6 +20,8 @@ from softguard.errors import CompatibilityError
 HEADS = ("unsafe", "harmful_prompt", "refusal")
 """Outputs in order: the pair is unsafe; the prompt alone asks for harm; the response declines."""
 _LORA_PREFIX = "base_model.model."
+FIRST_HEAD = 0.5
+"""Of 0, 0.1, 0.25, 0.5, 0.75, 1, 1.5 and 3 the best compromise of our validation drafts and BeaverTails' development half."""
 BATCH_TOKENS = 4096
 """Tokens in one forward pass: bounds memory whatever the lengths."""
 
@@ -109,13 +111,13 @@ def head_logits(network: PairNetwork, encoder: PairEncoder, pairs: Sequence[tupl
 def unsafe_log_odds(logits: Tensor) -> Tensor:
     """Return the uncalibrated log-odds that pairs are unsafe, (pairs,), from `head_logits`.
 
-    The log-odds of "the prompt asks for harm and the answer does not decline", p(harmful) p(no refusal), plus those of the first
-    head: on pairs of other sources the sum ranks better than either.
+    The log-odds of "the prompt asks for harm and the answer does not decline", p(harmful) p(no refusal), plus half of those of the
+    first head (`FIRST_HEAD`): on our validation drafts and on pairs of other sources the sum ranks better than either.
     """
     unsafe, harmful, refusal = logits.double().unbind(-1)
     log_served = nn.functional.logsigmoid(harmful) + nn.functional.logsigmoid(-refusal)
     log_not = torch.log(-torch.expm1(log_served.clamp(max=-1e-9)))
-    return unsafe + log_served - log_not
+    return FIRST_HEAD * unsafe + log_served - log_not
 
 
 def _run(network: PairNetwork, encoder: PairEncoder, pairs: Sequence[tuple[str, str]]) -> Tensor:

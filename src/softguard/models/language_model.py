@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from softguard.errors import CompatibilityError
@@ -46,6 +47,11 @@ class LanguageModel:
         return weight
 
     @property
+    def attention(self) -> str:
+        """The attention kernel: another rounds otherwise, so it is part of the key of what is kept."""
+        return str(self.network.config._attn_implementation)
+
+    @property
     def width(self) -> int:
         """D."""
         return int(self.embedding_weight.shape[1])
@@ -82,7 +88,8 @@ class LanguageModel:
         rows: Tensor = self.network.get_input_embeddings()(ids.clamp(min=0))
         if virtual_tokens is None:
             return rows
-        virtual = virtual_tokens.to(rows.dtype)[(-ids - 1).clamp(min=0)]
+        # Not by indexing: its gradient would be summed by several threads in an order of their own.
+        virtual = F.embedding((-ids - 1).clamp(min=0), virtual_tokens).to(rows.dtype)
         return torch.where((ids < 0)[..., None], virtual, rows)
 
     def attention_mask(self, seen: Tensor) -> Any:

@@ -1,12 +1,12 @@
 """From a source to a frozen model. A GGUF file is dequantised once and kept as safetensors in the cache."""
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from softguard.errors import SourceError
@@ -68,14 +68,23 @@ def _dequantised(source: Source) -> Path:
     transformers loads GGUF packed: training through packed weights is ten times slower and they cannot be saved, hence
     `GgufConfig(dequantize=True)` and the cleared quantisation config.
     """
-    from transformers import GgufConfig
-
     target = cache_dir() / "dequantised" / source.sha256
     if (target / "config.json").exists():
         return target
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f"{target.name}.lock")):
+        if not (target / "config.json").exists():
+            _dequantise(source, target)
+    return target
+
+
+def _dequantise(source: Source, target: Path) -> None:
+    """Write the folder; what a killed process left of it is cleared first, for nobody else holds its lock."""
+    from transformers import GgufConfig
+
+    partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     where: dict[str, Any] = {"gguf_file": source.path.name, **_LOCAL}
     config = GgufConfig(dequantize=True)
     try:
@@ -89,8 +98,4 @@ def _dequantised(source: Source) -> Path:
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise SourceError("a GGUF file of a known architecture", str(error)[:200], "check the file") from error
-    if target.exists():
-        shutil.rmtree(partial)
-    else:
-        partial.rename(target)
-    return target
+    partial.rename(target)

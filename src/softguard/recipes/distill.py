@@ -110,6 +110,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         "calibrated_on": f"{len(benign)} benign validation prompts",
         "best_step": result.best_step,
         "validation": result.best.to_dict(),
+        "ungraded_drafts": len(rows.train) + len(validation) - len(train_examples) - len(held_out),
         "teacher_seconds": round(teacher_seconds, 1),
         "training_seconds": round(result.seconds, 1),
     }

@@ -32,7 +32,7 @@ from softguard.guards import load_guard
 from softguard.models import LanguageModel, response_states
 from softguard.objectives.divergences import forward_kl
 from softguard.recipes.distill import Report, load_run
-from softguard.recipes.prompts import balanced, run_prompts
+from softguard.recipes.prompts import balanced, own_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
@@ -42,6 +42,8 @@ FOLDER = "evaluations/test"
 LABELS = {"base": "Base model", "guarded": "Guarded system", "system_prompt": "Hard system prompt", "student": "Student"}
 BATCH = 64
 Respond = Callable[[Sequence[Conversation], Sequence[str], ReplySettings], Sequence[Reply]]
+STORED = 1
+"""Of the kept answers: raised where their making or their form changes."""
 CONTEXT = 512
 """Positions that a generated token looks back on where compute is counted."""
 
@@ -54,7 +56,7 @@ def evaluate(path: Path, report: Report, data_dir: Path | None = None) -> Evalua
     config, lm = loaded.config, loaded.lm
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
-    rows = balanced(run_prompts(config.data, data_dir).test, config.evaluation.prompts_per_label, config.data.seed)
+    rows = balanced(own_prompts("test"), config.evaluation.prompts_per_label, config.data.seed)
     settings = ReplySettings(max_new_tokens=config.evaluation.max_new_tokens)
     refusal = config.teacher.refusal_text
     base = ModelSystem("base", lm, refusal_text=refusal)
@@ -261,6 +263,7 @@ def _answers(
     source = path if path.exists() or store is None else store
     lines = source.read_text().splitlines() if source.exists() else []
     replies = [Reply(**json.loads(line)) for line in lines if line.endswith("}")]
+    report(f"answers: {name}", len(replies), len(rows), {})
     while len(replies) < len(rows):
         part = rows[len(replies) : len(replies) + BATCH]
         replies += respond([r.conversation for r in part], [r.id for r in part], settings)
@@ -284,7 +287,16 @@ def _store(
     """Return where the answers of a system that is the same in every run are kept, by all that made them; else None."""
     if made_by is None:
         return None
-    everything = [lm.fingerprint, system.name, made_by, refusal, asdict(settings), [r.conversation.to_dicts() for r in rows]]
+    everything = [
+        STORED,
+        lm.fingerprint,
+        lm.attention,
+        system.name,
+        made_by,
+        refusal,
+        asdict(settings),
+        [r.conversation.to_dicts() for r in rows],
+    ]
     return cache_dir() / "answers" / f"{hashlib.sha256(json.dumps(everything).encode()).hexdigest()}.jsonl"
 
 

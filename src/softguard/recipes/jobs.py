@@ -52,7 +52,8 @@ def respond_file(
         replies = system.respond([request(r) for r in rows], [str(r["id"]) for r in rows], settings)
         lines = []
         for row, reply in zip(rows, replies, strict=True):
-            line = without(row, _REPLY + _VERDICT)
+            # A prompt's own categories stay; those of an earlier verdict go.
+            line = without(row, _REPLY + (_VERDICT if "p_safe" in row else ("ungraded",)))
             line |= {"response": reply.text, "refusal_log_odds": finite(reply.refusal_log_odds)}
             if decides:
                 line["refused"] = reply.refused

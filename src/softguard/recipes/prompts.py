@@ -26,7 +26,6 @@ def run_prompts(config: DataConfig, data_dir: Path | None) -> RunPrompts:
     Raises:
         DataError: a set without training rows, or a training prompt that stands in validation or test too.
     """
-    own = load_prompts("softguard")
     train: list[PromptRow] = []
     for entry in config.sets:
         name, _, limit = entry.partition(":")
@@ -37,11 +36,17 @@ def run_prompts(config: DataConfig, data_dir: Path | None) -> RunPrompts:
             raise DataError(f"training rows in the set {name!r}", found, "take it out of data.sets")
         for label in ("harmful", "look_alike", "benign"):
             train += take([r for r in rows if r.label == label], int(limit or config.max_per_set), config.seed)
-    held_out = {r.prompt for r in own if r.split != "train"}
+    validation, test = own_prompts("validation"), own_prompts("test")
+    held_out = {r.prompt for r in validation + test}
     leaked = [r.id for r in train if r.prompt in held_out]
     if leaked:
         raise DataError("no prompt in two splits", f"{len(leaked)}, {leaked[0]} first", "remove it from the training set")
-    return RunPrompts(train, [r for r in own if r.split == "validation"], [r for r in own if r.split == "test"])
+    return RunPrompts(train, validation, test)
+
+
+def own_prompts(split: str) -> list[PromptRow]:
+    """Return the rows of our own set in one split."""
+    return [r for r in load_prompts("softguard") if r.split == split]
 
 
 def take(rows: Sequence[PromptRow], limit: int, seed: int) -> list[PromptRow]:

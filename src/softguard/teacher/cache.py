@@ -61,13 +61,12 @@ class TeacherCache:
     ) -> None:
         self._system, self._settings = system, settings
         self._max_ungraded, self._shard_size = max_ungraded, shard_size
-        attention = getattr(system.lm.network.config, "_attn_implementation", None)
         made_by = {
             "schema": 3,
             "model": system.lm.fingerprint,
             "settings": asdict(settings),
             "device": system.lm.device.type,
-            "attention": attention,
+            "attention": system.lm.attention,
         }
         described = json.dumps(made_by, indent=2, sort_keys=True)
         self._folder = root / _digest(described)

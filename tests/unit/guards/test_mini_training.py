@@ -12,7 +12,7 @@ from softguard.core import Conversation
 from softguard.errors import DataError, SourceError
 from softguard.guards import LabelledPair, MiniTraining, train_on_pairs
 from softguard.guards.mini import MiniGuard
-from softguard.guards.mini_network import PairEncoder, collate, head_logits, unsafe_log_odds
+from softguard.guards.mini_network import FIRST_HEAD, PairEncoder, collate, head_logits, unsafe_log_odds
 from softguard.guards.mini_training import _adapted, _shipped_tensors, calibrate
 from tests.unit.guards.tiny_backbone import write_tiny_backbone
 
@@ -134,6 +134,6 @@ def test_the_three_heads_decide_together() -> None:
     logits = torch.tensor([[1.0, 2.0, -1.0], [0.0, 0.0, 0.0], [0.0, 60.0, -60.0], [0.0, -60.0, 60.0]], dtype=torch.float64)
     served = logits[:2, 1].sigmoid() * (-logits[:2, 2]).sigmoid()
     found = unsafe_log_odds(logits)
-    assert torch.allclose(found[:2], logits[:2, 0] + torch.logit(served))
+    assert torch.allclose(found[:2], FIRST_HEAD * logits[:2, 0] + torch.logit(served))
     assert torch.isfinite(found).all()
     assert found[2] > 15 > -15 > found[3]

@@ -40,3 +40,20 @@ def test_a_model_with_code_of_its_own_is_refused_without_a_question(tmp_path, mo
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
     with pytest.raises(SourceError, match="causal language model"):
         load_model(str(tmp_path))
+
+
+def test_the_gradient_of_virtual_tokens_is_the_same_on_any_number_of_threads():
+    """Indexing would sum the gradients of a repeated row in the order in which threads come."""
+    lm = tiny_model()
+    ids = -torch.randint(1, 5, (64, 40), generator=torch.Generator().manual_seed(0))
+    given = torch.randn(64, 40, lm.width, generator=torch.Generator().manual_seed(1))
+    before, gradients = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 2, 2):
+            torch.set_num_threads(threads)
+            virtual = torch.zeros(4, lm.width, requires_grad=True)
+            (lm.embed(ids, virtual) * given).sum().backward()
+            gradients.append(virtual.grad)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(gradients[0], g) for g in gradients[1:])

@@ -184,6 +184,9 @@ def test_nothing_of_an_earlier_job_passes_through(tmp_path, system):
     assert read(tmp_path / "4.jsonl") == [{**kept, **verdict}]
     respond_file(system, ReplySettings(2), "base", tmp_path / "4.jsonl", tmp_path / "5.jsonl")
     assert set(read(tmp_path / "5.jsonl")[0]) == {*mine, "response", "refusal_log_odds"}
+    own = write(tmp_path / "6.jsonl", [{**mine, "categories": ["mine"]}])
+    respond_file(system, ReplySettings(2), "base", own, tmp_path / "7.jsonl")
+    assert read(tmp_path / "7.jsonl")[0]["categories"] == ["mine"]
 
 
 @pytest.mark.parametrize(("threshold", "refused"), [(-1e9, True), (1e9, False)])

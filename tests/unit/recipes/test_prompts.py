@@ -1,6 +1,8 @@
 """Which rows a run gets."""
 
 from collections import Counter
+from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -35,3 +37,15 @@ def test_a_set_can_have_a_limit_of_its_own():
 def test_a_limit_that_is_none_is_refused(entry):
     with pytest.raises(ConfigError, match=r"data\.sets"):
         load_config(None, [f'data.sets=["{entry}"]'])
+
+
+@pytest.mark.parametrize("config", ["demo", "reference"])
+def test_a_question_mark_does_not_say_whether_a_training_prompt_is_harmful(config, monkeypatch):
+    monkeypatch.delenv("SOFTGUARD_DATA", raising=False)
+    data = load_config(Path(__file__).parents[3] / "configs" / f"{config}.toml", []).data
+    shared = Path(__file__).parents[4] / "shared" / "data"
+    if config == "reference" and not shared.is_dir():
+        pytest.skip("the folder of the public sets is not beside the project")
+    rows = run_prompts(data, shared if shared.is_dir() else None).train
+    asks = {kind: [r.prompt.rstrip().endswith("?") for r in rows if (r.label == "harmful") == kind] for kind in (True, False)}
+    assert abs(mean(asks[True]) - mean(asks[False])) < 0.1
