@@ -111,8 +111,8 @@ def head_logits(network: PairNetwork, encoder: PairEncoder, pairs: Sequence[tupl
 def unsafe_log_odds(logits: Tensor) -> Tensor:
     """Return the uncalibrated log-odds that pairs are unsafe, (pairs,), from `head_logits`.
 
-    The log-odds of "the prompt asks for harm and the answer does not decline", p(harmful) p(no refusal), plus half of those of the
-    first head (`FIRST_HEAD`): on our validation drafts and on pairs of other sources the sum ranks better than either.
+    The log-odds of "the prompt asks for harm and the answer does not decline", p(harmful) p(no refusal), plus half of those of
+    the first head (`FIRST_HEAD`): on our validation drafts and on pairs of other sources the sum ranks better than either.
     """
     unsafe, harmful, refusal = logits.double().unbind(-1)
     log_served = nn.functional.logsigmoid(harmful) + nn.functional.logsigmoid(-refusal)

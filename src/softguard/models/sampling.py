@@ -22,12 +22,18 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer's ids (with the stop token where it came) and the refusal log-odds at its first position."""
+    """An answer's ids (with the stop token where it came) and the refusal log-odds at its first position.
+
+    Where they were asked for: `states`, T x D, the final states that predict its tokens, and `log_prob`, their sum in nats at
+    temperature 1.
+    """
 
     ids: tuple[int, ...]
     truncated: bool
     refusal_log_odds: float
     refused: bool = False
+    states: Tensor | None = None
+    log_prob: float | None = None
 
 
 def uniforms(seed: int, key: str, count: int) -> np.ndarray:
@@ -48,6 +54,7 @@ def sample(
     refusal_token: int,
     refuse_above: float | None = None,
     virtual_tokens: Tensor | None = None,
+    keep_states: bool = False,
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> list[Generation]:
@@ -64,6 +71,7 @@ def sample(
         refuse_above: the operating point b: a row with s > b is `refused` and not decoded, any other does not begin with S.
             None leaves it to the decoding.
         virtual_tokens: P x D, or None.
+        keep_states: return the states and log-probabilities of what was drawn: they need not be scored in a pass of their own.
         batch_size: rows that decode together; matrix products of many rows run at up to twice the rate of 32 on a CPU.
         progress: called with (done, total).
     """
@@ -73,7 +81,9 @@ def sample(
         rows = order[start : start + batch_size]
         draws = np.stack([uniforms(seed, keys[i], max_new_tokens) for i in rows])
         chosen = [prompts[i] for i in rows]
-        made = _decode(lm, chosen, draws, max_new_tokens, temperature, refusal_token, refuse_above, virtual_tokens)
+        made = _decode(
+            lm, chosen, draws, max_new_tokens, temperature, refusal_token, refuse_above, virtual_tokens, keep_states=keep_states
+        )
         out.update(zip(rows, made, strict=True))
         if progress:
             progress(len(out), len(prompts))
@@ -101,6 +111,8 @@ def _decode(
     refusal_token: int,
     refuse_above: float | None,
     virtual_tokens: Tensor | None,
+    *,
+    keep_states: bool,
 ) -> list[Generation]:
     device = lm.device
     prefix = SharedPrefix.run(lm, prompts, virtual_tokens)
@@ -116,6 +128,8 @@ def _decode(
     embeds = lm.embed(ids, virtual_tokens)
     first: Tensor | None = None
     refused = [False] * len(prompts)
+    seen: list[list[Tensor]] = [[] for _ in prompts]
+    log_prob = [0.0] * len(prompts)
     for step in range(max_new_tokens):
         states = lm.body(
             inputs_embeds=embeds, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
@@ -127,6 +141,11 @@ def _decode(
                 refused = (first > refuse_above).tolist()
                 logits[:, refusal_token] = -torch.inf
         tokens = _choose(logits, temperature, uniform[alive, step])
+        if keep_states:
+            drawn = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)
+            for who, state, value in zip(alive, states, drawn.tolist(), strict=True):
+                seen[who].append(state)
+                log_prob[who] += value
         keep = []
         for row, (who, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
             if refused[who]:
@@ -146,8 +165,15 @@ def _decode(
         embeds = lm.embed(tokens[:, None])
     assert first is not None
     return [
-        Generation(tuple(p), not r and p[-1] not in lm.stop_ids, s, r)
-        for p, s, r in zip(produced, first.tolist(), refused, strict=True)
+        Generation(
+            tuple(p),
+            not r and p[-1] not in lm.stop_ids,
+            s,
+            r,
+            torch.stack(seen[i]) if keep_states else None,
+            log_prob[i] if keep_states else None,
+        )
+        for i, (p, s, r) in enumerate(zip(produced, first.tolist(), refused, strict=True))
     ]
 
 

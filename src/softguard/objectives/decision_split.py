@@ -30,6 +30,9 @@ class DecisionSplitConfig(BaseModel):
     branch_floor: float = Field(
         0.02, ge=0, lt=0.5, description="a branch of less weight than this is not run at all; the decision always is"
     )
+    answer_tokens: int = Field(
+        0, ge=0, description="first tokens of y along which the KL is taken, 0 for all: fewer train faster"
+    )
 
 
 @OBJECTIVES.register("decision_split")
@@ -41,6 +44,7 @@ class DecisionSplit:
     def __init__(self, config: DecisionSplitConfig) -> None:
         self._config = config
         self.branch_floor = config.branch_floor
+        self.answer_tokens = config.answer_tokens
 
     def __call__(self, batch: ObjectiveInput) -> ObjectiveOutput:
         """Return the mean over rows, with the parts in the log."""

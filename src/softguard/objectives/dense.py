@@ -42,6 +42,7 @@ class DenseObjective:
 
     needs: frozenset[Need] = frozenset({"sequence", "dense"})
     branch_floor = 0.0
+    answer_tokens = 0
 
     def __init__(self, config: DenseConfig) -> None:
         self._divergence = getattr(divergences, config.kind)

@@ -73,10 +73,17 @@ class ObjectiveOutput:
 
 
 class Objective(Protocol):
-    """A pure function of what it declares to need."""
+    """A pure function of what it declares to need.
+
+    Attributes:
+        needs: what it reads of its input.
+        branch_floor: a branch of a weight at or below this is not run.
+        answer_tokens: it sees no more than so many tokens of y; 0 is all.
+    """
 
     needs: frozenset[Need]
     branch_floor: float
+    answer_tokens: int
 
     def __call__(self, batch: ObjectiveInput) -> ObjectiveOutput:
         """Return the loss of one batch, mean over its rows."""

@@ -43,6 +43,7 @@ class SequenceObjective:
 
     needs: frozenset[Need] = frozenset({"sequence"})
     branch_floor = 0.0
+    answer_tokens = 0
 
     def __init__(self, clip: bool) -> None:
         self._clip = clip

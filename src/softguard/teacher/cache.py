@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from softguard.core import Conversation
 from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
 from softguard.errors import GuardError
-from softguard.models import response_states, sample
+from softguard.models import sample
 from softguard.teacher.guarded_system import GuardedSystem
 from softguard.teacher.record import TeacherRecord
 
@@ -128,7 +129,7 @@ class TeacherCache:
         return out
 
     def _write_drafts(self, stem: Path, keys: Sequence[str], conversations: Sequence[Conversation]) -> None:
-        """Sample and score one shard, and write it."""
+        """Sample one shard with its states, and write it."""
         system, settings = self._system, self._settings
         prompts = [system.renderer.render(c).ids for c in conversations]
         drafts = sample(
@@ -139,16 +140,15 @@ class TeacherCache:
             temperature=settings.temperature,
             seed=settings.seed,
             refusal_token=system.refusal_token,
+            keep_states=True,
         )
-        with torch.inference_mode():
-            scored = response_states(system.lm, prompts, [d.ids for d in drafts])
-            log_probs = torch.log_softmax(system.lm.head(scored.states), -1).gather(1, scored.targets[:, None])[:, 0]
-            sums = log_probs.new_zeros(len(keys)).index_add(0, scored.row, log_probs).tolist()
-        states = {str(i): scored.states[scored.row == i].to(torch.bfloat16).cpu().contiguous() for i in range(len(keys))}
+        states: dict[str, Tensor] = {}
         rows: list[dict[str, Any]] = []
-        for key, draft, log_prob in zip(keys, drafts, sums, strict=True):
+        for number, (key, draft) in enumerate(zip(keys, drafts, strict=True)):
+            assert draft.states is not None
+            states[str(number)] = draft.states.to(torch.bfloat16).cpu()
             text = system.renderer.decode(draft.ids)
-            rows.append({"key": key, "ids": draft.ids, "text": text, "truncated": draft.truncated, "log_prob": log_prob})
+            rows.append({"key": key, "ids": draft.ids, "text": text, "truncated": draft.truncated, "log_prob": draft.log_prob})
         write_atomically(stem.with_suffix(".safetensors"), lambda path: save_file(states, path))
         write_atomically(stem.with_suffix(".json"), json.dumps(rows))
 

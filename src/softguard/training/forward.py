@@ -31,14 +31,16 @@ def objective_input(
     floor = objective.branch_floor
     answer_rows = [i for i, e in enumerate(examples) if e.record.alpha > floor]
     refusal_rows = [i for i, e in enumerate(examples) if 1 - e.record.alpha > floor]
-    responses = [list(examples[i].record.response_ids) for i in answer_rows] + [list(refusal_ids)] * len(refusal_rows)
+    limit = objective.answer_tokens or None
+    answers = [list(examples[i].record.response_ids[:limit]) for i in answer_rows]
+    responses = answers + [list(refusal_ids)] * len(refusal_rows)
     rows = answer_rows + refusal_rows
     scored = response_states(lm, [prompts[i] for i in rows], responses, adapter.virtual_tokens(), token_budget=token_budget)
     logits = lm.head(scored.states)
-    split = sum(len(examples[i].record.response_ids) for i in answer_rows)
+    split = sum(len(answer) for answer in answers)
     row = torch.tensor(rows, device=device)[scored.row]
     dense = "dense" in objective.needs
-    answer_states = [examples[i].record.states for i in answer_rows]
+    answer_states = [examples[i].record.states[:limit] for i in answer_rows]
     with torch.no_grad():
         first_teacher = lm.head(torch.stack([e.record.states[0] for e in examples]).to(device, lm.dtype))
         teacher = lm.head(torch.cat(answer_states).to(device, lm.dtype)) if dense and answer_states else None
