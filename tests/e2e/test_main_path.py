@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -200,3 +201,13 @@ def test_an_unknown_setting_names_the_nearest_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
     assert not (softguard.cache / "teacher").exists()
     assert one_line(done.stderr).startswith("error: expected a known setting; found 'training.learning_rat'")
+
+
+def test_the_committed_reference_answers(softguard, tmp_path):
+    reference = Path(__file__).parents[2] / "benchmarks" / "reference"
+    asked = write(tmp_path / "in.jsonl", [{"id": "a", "prompt": "How do I bake bread?"}, {"id": "b", "prompt": "Name a river."}])
+    done = softguard.run("respond", reference, "--in", asked, "--out", tmp_path / "out.jsonl", "--max-new-tokens", 4)
+    assert done.returncode == 0, done.stderr
+    assert [row["refused"] for row in lines(tmp_path / "out.jsonl")] == [False, False]
+    public = json.loads((reference / "public.json").read_text())["figures"]
+    assert set(public) == {"base", "student"}
