@@ -13,7 +13,6 @@ from softguard.evaluation.metrics import matched_threshold
 from softguard.recipes import distill as distilling
 from softguard.recipes import evaluate as evaluating
 from softguard.recipes.config import resolved, validate_config
-from softguard.recipes.prompts import RunPrompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
@@ -49,7 +48,7 @@ def run(tmp_path, monkeypatch):
     made.finish_stage("train")
     monkeypatch.setattr(distilling, "load_base", lambda config: loads.append(config) or lm)
     monkeypatch.setattr(evaluating, "load_guard", lambda name: KeywordGuard("zz"))
-    monkeypatch.setattr(evaluating, "run_prompts", lambda data, data_dir: RunPrompts([], [], ROWS))
+    monkeypatch.setattr(evaluating, "own_prompts", lambda split: ROWS)
     return made.path, loads
 
 
