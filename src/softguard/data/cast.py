@@ -1,6 +1,6 @@
 """IBM CAST's harmful commands, for training (Lee et al. 2024, arXiv 2409.05907; Apache-2.0).
 
-Its harmless ones are left out: a quarter of them and more are Alpaca's, word for word, and Alpaca is CC BY-NC (and our test set).
+Its harmless ones are left out: about a quarter of them are Alpaca's, word for word, and Alpaca is CC BY-NC (and our test set).
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Eager attention without the copies of keys and values that grouped-query models make for each head.
 
 Query heads that share a key head are stacked along the length, so that one product serves them all: SmolLM2 (9 heads on 3) would
-copy its whole cache three times for each token. On short sequences it is faster backwards than PyTorch's fused kernel too.
+copy its whole cache three times for each token.
 Registered with transformers as "grouped"; the same numbers as "eager" up to rounding.
 """
 
