@@ -6,11 +6,14 @@ from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
 
-FILE = PublicFile(
-    "harmbench/harmbench_behaviors_text_test.csv",
-    "a CSV file with Behavior, FunctionalCategory, SemanticCategory and ContextString",
-    "https://github.com/centerforaisafety/HarmBench/tree/main/data/behavior_datasets",
-)
+FILES = {
+    split: PublicFile(
+        f"harmbench/harmbench_behaviors_text_{name}.csv",
+        "a CSV file with Behavior, FunctionalCategory, SemanticCategory and ContextString",
+        "https://github.com/centerforaisafety/HarmBench/tree/main/data/behavior_datasets",
+    )
+    for split, name in (("test", "test"), ("validation", "val"))
+}
 
 
 def _behaviour(row: dict[str, str]) -> list[Picked]:
@@ -26,4 +29,11 @@ def harmbench(data_dir: Path | None = None) -> list[PromptRow]:
 
     Copyright behaviours are left out: reciting a song is judged by comparison with its text, not by harm.
     """
-    return prompt_rows("harmbench", "harmful", read_prompts(FILE, data_dir, _behaviour))
+    return prompt_rows("harmbench", "harmful", read_prompts(FILES["test"], data_dir, _behaviour))
+
+
+@PROMPT_SETS.register("harmbench_val")
+def harmbench_val(data_dir: Path | None = None) -> list[PromptRow]:
+    """Return the validation behaviours in the same form."""
+    picked = read_prompts(FILES["validation"], data_dir, _behaviour)
+    return prompt_rows("harmbench_val", "harmful", picked, "validation")

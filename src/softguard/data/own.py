@@ -11,5 +11,15 @@ from softguard.data.registry import PROMPT_SETS
 @PROMPT_SETS.register("softguard")
 def own_prompts(data_dir: Path | None = None) -> list[PromptRow]:
     """Return our rows of all splits, in file order."""
-    text = files("softguard.data").joinpath("prompts", "softguard.jsonl").read_text(encoding="utf-8")
+    return _shipped("softguard.jsonl")
+
+
+@PROMPT_SETS.register("softguard_tasks")
+def own_tasks(data_dir: Path | None = None) -> list[PromptRow]:
+    """Return our everyday tasks, many with a text to work on: benign ones in all splits, harmful ones with look-alikes in train."""
+    return _shipped("tasks.jsonl")
+
+
+def _shipped(name: str) -> list[PromptRow]:
+    text = files("softguard.data").joinpath("prompts", name).read_text(encoding="utf-8")
     return [PromptRow(**json.loads(line)) for line in text.splitlines() if line]

@@ -59,7 +59,7 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     sets: tuple[Annotated[str, Field(pattern=r"^[\w-]+(:[1-9]\d*)?$")], ...] = Field(
-        ("softguard",),
+        ("softguard", "softguard_tasks"),
         description="prompt sets by name, NAME:N for at most N rows of each label; validation rows come from ours alone",
     )
     max_per_set: int = Field(0, ge=0, description="rows of each label taken from each set; 0 is all")
@@ -73,7 +73,7 @@ class EvaluationConfig(BaseModel):
     prompts_per_label: int = Field(60, gt=0, description="test prompts of each label, at most")
     max_new_tokens: int = Field(24, gt=0, description="of a greedy answer; a refusal shows within them")
     over_refusal_target: float = Field(
-        0.03, ge=0, lt=1, description="share of benign validation prompts refused at the calibrated operating point"
+        0.03, ge=0, lt=1, description="largest share of benign prompts refused at the calibrated operating point, with 95 % confidence"
     )
     system_prompt: str = Field(SYSTEM_PROMPT, description="of the hard system prompt that is compared")
 

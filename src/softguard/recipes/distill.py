@@ -18,6 +18,7 @@ from softguard.adapters import SoftPrompt
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError
 from softguard.evaluation.metrics import matched_threshold
+from softguard.evaluation.statistics import wilson_interval
 from softguard.guards import load_guard
 from softguard.models import LanguageModel, load_model, processor_name
 from softguard.objectives import OBJECTIVES
@@ -103,7 +104,8 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     adapter.save(out / "adapter", parts.lm)
     student = ModelSystem("student", parts.lm, adapter=adapter, refusal_text=teacher.refusal_text)
     benign = [r for r in rows.validation if r.label == "benign"]
-    s = student.refusal_log_odds([r.conversation for r in benign])
+    shown = partial(_report_within, report, "operating point", 0, len(benign))
+    s = student.refusal_log_odds([r.conversation for r in benign], shown)
     point = {
         "threshold": calibrate(s, config.evaluation.over_refusal_target),
         "over_refusal_target": config.evaluation.over_refusal_target,
@@ -120,12 +122,15 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
 
 
 def calibrate(benign_s: Sequence[float], target: float) -> float:
-    """Return the threshold b such that the share of s > b among benign validation prompts is at most `target`.
+    """Return the lowest threshold b at which, with 95 % confidence, at most a share `target` of benign prompts has s > b.
 
-    It decides these prompts as `matched_threshold` does, and stands midway between the last refused and the first answered (1
-    above the highest where none may be refused), so that neither is decided by rounding.
+    Of n validation prompts so many may be refused that the one-sided 95 % upper limit (Wilson) of the share stays at `target`: 4 of
+    321 at 0.03, none where n is too small even for that. b stands midway between the last refused and the first answered prompt
+    (1 above the highest where none may be refused), so that neither is decided by rounding.
     """
-    answered = matched_threshold(benign_s, target)
+    n = len(benign_s)
+    allowed = max((k for k in range(n) if wilson_interval(k, n, 0.9).high <= target), default=0)
+    answered = matched_threshold(benign_s, allowed / n)
     refused = min((s for s in benign_s if s > answered), default=answered + 2.0)
     return float((refused + answered) / 2)
 

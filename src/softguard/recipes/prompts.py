@@ -45,8 +45,8 @@ def run_prompts(config: DataConfig, data_dir: Path | None) -> RunPrompts:
 
 
 def own_prompts(split: str) -> list[PromptRow]:
-    """Return the rows of our own set in one split."""
-    return [r for r in load_prompts("softguard") if r.split == split]
+    """Return the rows of our own sets in one split."""
+    return [r for name in ("softguard", "softguard_tasks") for r in load_prompts(name) if r.split == split]
 
 
 def take(rows: Sequence[PromptRow], limit: int, seed: int) -> list[PromptRow]:

@@ -77,7 +77,8 @@ class ModelSystem:
         refusal = self._refusal_text.strip()
         return text.startswith(refusal) or (truncated and text != "" and refusal.startswith(text))
 
-    def refusal_log_odds(self, conversations: Sequence[Conversation]) -> list[float]:
+    def refusal_log_odds(self, conversations: Sequence[Conversation], progress: Progress | None = None) -> list[float]:
         """Return s for each prompt, one forward pass each."""
         virtual = None if self.adapter is None else self.adapter.virtual_tokens()
-        return refusal_log_odds(self.lm, [self.prompt_ids(c) for c in conversations], self.refusal_token, virtual)
+        prompts = [self.prompt_ids(c) for c in conversations]
+        return refusal_log_odds(self.lm, prompts, self.refusal_token, virtual, progress=progress)

@@ -90,13 +90,13 @@ def test_a_bag_of_words_cannot_tell_twins_apart(rows: list[PromptRow], benign: b
 
 @pytest.mark.slow
 def test_no_near_duplicates_across_splits(rows: list[PromptRow]) -> None:
-    """MiniLM's cosine similarity between rows of different splits, the answered prompts among them, stays under a cap."""
+    """MiniLM's cosine similarity between rows of different splits, tasks and answered prompts among them, stays under a cap."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     folder = resolve("minilm-l6").path
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    rows = rows + load_prompts("softguard_pairs")
+    rows = rows + load_prompts("softguard_tasks") + load_prompts("softguard_pairs")
     vectors = []
     with torch.inference_mode():
         for start in range(0, len(rows), 64):

@@ -10,7 +10,7 @@ import pytest
 from softguard.data import PROMPT_SETS, PromptRow, load_prompts, mentions_minors
 from softguard.errors import DataError
 
-PUBLIC = sorted(set(PROMPT_SETS) - {"softguard", "softguard_pairs"})
+PUBLIC = sorted(set(PROMPT_SETS) - {"softguard", "softguard_pairs", "softguard_tasks"})
 FILES = {
     "advbench/harmful_behaviors.csv": "goal,target\nDo A,Sure\nDo A to a schoolgirl,Sure\nDo B,Sure\n",
     "alpaca/alpaca_instructions_no_input.json": '[{"instruction": "Name it", "input": "a"}, {"instruction": "List it"}]',
@@ -25,11 +25,17 @@ FILES = {
     "harmbench/harmbench_behaviors_text_test.csv": "Behavior,FunctionalCategory,SemanticCategory,ContextString\n"
     'Do A,standard,illegal,\nDo B,contextual,illegal,"Line 1\nLine 2"\nDo C,contextual,illegal,A boy\n'
     "Sing D,copyright,copyright,\n",
+    "harmbench/harmbench_behaviors_text_val.csv": "Behavior,FunctionalCategory,SemanticCategory,ContextString\n"
+    "Do E,standard,illegal,\nSing F,copyright,copyright,\n",
     "ibm_cast_harmful/condition_harmful_train.json": '{"train": [{"harmful": "H", "harmless": "B"}, '
     '{"harmful": "I", "harmless": "B"}]}',
     "ifeval/input_data.jsonl": '{"key": 1, "prompt": "Write"}\n',
+    "inthewild_jailbreaks/inthewild_jailbreak_llms.json": '["Act as A", "Act as a toddler", "Act as B"]',
     "malicious_instruct/MaliciousInstruct.txt": "M 1\nM 2\n\n",
+    "mmlu/test.csv": "subject,question,A,B,C,D,answer\nalgebra,1+1?,1,2,3,4,B\n",
     "mt_bench/question.jsonl": '{"category": "math", "turns": ["First", "Second"]}\n',
+    "openai_moderation/samples-1680.jsonl": '{"prompt": "T1", "S": 0, "H": 1, "V": 1, "S3": 0}\n{"prompt": "T2", "S": 0}\n'
+    '{"prompt": "T3", "S": 1, "S3": 1}\n{"prompt": "T4 of my child", "H": 0}\n',
     "xstest/xstest_prompts.csv": "prompt,type,label\nKill a process,homonyms,safe\nKill a man,contrast_homonyms,unsafe\n",
 }
 AREAS = ("discrimination_exclusion_toxicity_hateful_offensive", "human_chatbox", "information_hazard", "malicious_uses")
@@ -48,9 +54,13 @@ EXPECTED: dict[str, list[Row]] = {
     "gsm8k_test": [("1+1\u2028?", "benign", "", "test"), ("1+2?", "benign", "", "test")],
     "gsm8k_train": [("2+2?", "benign", "", "train")],
     "harmbench": [("Do A", "harmful", "illegal", "test"), ("Line 1\nLine 2\n\n---\n\nDo B", "harmful", "illegal", "test")],
+    "harmbench_val": [("Do E", "harmful", "illegal", "validation")],
     "ifeval": [("Write", "benign", "", "test")],
+    "inthewild_jailbreaks": [("Act as A", "harmful", "", "test"), ("Act as B", "harmful", "", "test")],
     "malicious_instruct": [("M 1", "harmful", "", "test"), ("M 2", "harmful", "", "test")],
+    "mmlu": [("1+1?\nA. 1\nB. 2\nC. 3\nD. 4", "benign", "algebra", "test")],
     "mt_bench": [("First", "benign", "math", "test")],
+    "openai_moderation": [("T1", "harmful", "H, V", "test"), ("T2", "benign", "", "test")],
     "xstest": [("Kill a process", "look_alike", "homonyms", "test"), ("Kill a man", "harmful", "contrast_homonyms", "test")],
 }
 

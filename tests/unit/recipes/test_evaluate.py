@@ -9,7 +9,7 @@ import pytest
 from softguard.adapters import SoftPrompt, SoftPromptConfig
 from softguard.core import Reply
 from softguard.data import PromptRow
-from softguard.evaluation.metrics import matched_threshold
+from softguard.evaluation.statistics import wilson_interval
 from softguard.recipes import distill as distilling
 from softguard.recipes import evaluate as evaluating
 from softguard.recipes.config import resolved, validate_config
@@ -128,15 +128,17 @@ def test_the_cache_of_a_prefix_is_as_wide_as_the_heads():
     assert memory(tiny_model("gpt2")) == pytest.approx(16 * 2 * 2 * 4 * 8 * 4)
 
 
-@pytest.mark.parametrize("target", [0.0, 0.03, 0.07, 0.29, 0.5])
-def test_calibration_stands_midway_and_agrees_with_the_matched_threshold(target):
+@pytest.mark.parametrize(("target", "allowed"), [(0.0, 0), (0.03, 0), (0.07, 2), (0.29, 21), (0.5, 41)])
+def test_calibration_leaves_room_for_chance_and_stands_midway(target, allowed):
     scores = [float(i * i) for i in range(100)]
-    b, t = distilling.calibrate(scores, target), matched_threshold(scores, target)
-    assert [s > b for s in scores] == [s > t for s in scores]
-    above = [s for s in scores if s > t]
-    assert b == ((min(above) + t) / 2 if above else t + 1)
+    b = distilling.calibrate(scores, target)
+    above, below = [s for s in scores if s > b], [s for s in scores if s <= b]
+    assert len(above) == allowed
+    assert b == ((min(above) + max(below)) / 2 if above else max(below) + 1)
+    assert wilson_interval(allowed, 100, 0.9).high <= target or allowed == 0
+    assert wilson_interval(allowed + 1, 100, 0.9).high > target
     tied = [1.0] * 50 + [2.0] * 50
-    assert sum(s > distilling.calibrate(tied, target) for s in tied) <= target * 100
+    assert not any(s > distilling.calibrate(tied, target) for s in tied)
 
 
 def test_systems_that_do_not_depend_on_the_run_answer_once(run, tmp_path, monkeypatch):
