@@ -20,6 +20,7 @@ demo: $(STAMP)
 	$(VENV)/bin/softguard distill --config configs/demo.toml --out runs/demo
 
 test: $(STAMP)
+	-$(VENV)/bin/softguard models pull minilm-l6  # the tests of the embedded guard skip without it
 	$(PY) -m pytest -n 2
 
 test-all: $(STAMP)
@@ -29,9 +30,9 @@ e2e: $(STAMP)
 	$(PY) -m pytest -m slow tests/e2e
 
 lint: $(STAMP)
-	$(VENV)/bin/ruff check src tests examples && $(VENV)/bin/ruff format --check src tests examples
+	$(VENV)/bin/ruff check src tests examples benchmarks && $(VENV)/bin/ruff format --check src tests examples benchmarks
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy src/softguard
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)

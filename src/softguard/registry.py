@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from softguard.errors import ConfigError
 
@@ -67,6 +67,19 @@ class Registry(Generic[T]):
         self._entry_points_read = True
         for point in entry_points(group=self._group):
             self.register(point.name)(point.load())
+
+
+def config_classes(registry: Registry[Any]) -> tuple[type[Any], ...]:
+    """Return the classes of the configs that a registry's factories take, each once, in the order of names.
+
+    A factory says it itself: by the annotation of its parameter `config`, or of that of its class method `create`.
+    """
+    found: dict[type[Any], None] = {}
+    for name in registry:
+        factory = registry.get(name)
+        makes = getattr(factory, "create", factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]
+        found[get_type_hints(makes)["config"]] = None
+    return tuple(found)
 
 
 def discover(package: str, path: list[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from softguard.core.head import Head
 from softguard.objectives import OBJECTIVES, Branch, ObjectiveInput
 from softguard.objectives import divergences as d
 from softguard.objectives.decision_split import DecisionSplit, DecisionSplitConfig, ranking_loss
@@ -17,6 +18,8 @@ from softguard.objectives.sequence import SequenceConfig, sequence_loss
 
 ALL = [d.total_variation, d.forward_kl, d.reverse_kl, d.jensen_shannon]
 seeds = st.integers(0, 10_000)
+IDENTITY = Head(torch.eye(7, dtype=torch.float64))
+"""States are logits then."""
 
 
 def logits(seed: int, rows: int = 5, vocabulary: int = 7, scale: float = 2.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -108,11 +111,11 @@ def batch(alpha: torch.Tensor, seed: int = 0, t_y: int = 3, t_r: int = 2, studen
         given = student if dense and student is not None else logits(s, n, v)
         targets = torch.randint(v, (n,), generator=torch.Generator().manual_seed(s))
         row, position = torch.arange(rows).repeat_interleave(length), torch.arange(length).repeat(rows)
-        return Branch(given, targets, row, position, logits(s + 9, n, v) if dense else None)
+        return Branch(IDENTITY, given, targets, row, position, logits(s + 9, n, v) if dense else None)
 
     answer = branch(t_y, seed, True)
     at = answer.position == 0
-    return ObjectiveInput(alpha, answer, branch(t_r, seed + 1, False), answer.logits[at], answer.teacher_logits[at], 2)
+    return ObjectiveInput(alpha, answer, branch(t_r, seed + 1, False), answer.states[at], answer.teacher_states[at], 2)
 
 
 def objectives():
@@ -148,7 +151,7 @@ def test_given_its_first_token_the_rest_of_the_refusal_is_certain(kind):
     sure = torch.zeros(2, 7, dtype=torch.float64)
     sure[torch.arange(2), given.refusal.targets] = 4.0  # q = 0.9, far above 1 - alpha
     sure.requires_grad_()
-    refusal = Branch(sure, given.refusal.targets, given.refusal.row, given.refusal.position)
+    refusal = Branch(IDENTITY, sure, given.refusal.targets, given.refusal.row, given.refusal.position)
     output = DenseObjective(DenseConfig(kind=kind))(replace(given, refusal=refusal))
     output.loss.backward()
     assert output.metrics["refusal"] == pytest.approx(-refusal.log_probs()[1].item())

@@ -10,6 +10,7 @@ import torch
 
 from softguard.adapters import SoftPrompt, SoftPromptConfig
 from softguard.core import Conversation
+from softguard.core.head import Head
 from softguard.errors import DataError, TrainingError
 from softguard.objectives import OBJECTIVES, Branch, ObjectiveInput
 from softguard.objectives.decision_split import DecisionSplit, DecisionSplitConfig
@@ -43,7 +44,8 @@ def run(world, folder: Path, config=CONFIG, objective=None, progress=None):
     lm, examples, refusal = world
     adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=4), lm, 0)
     objective = objective or DecisionSplit(DecisionSplitConfig(ranking_weight=0.5))
-    validation = (examples[:6], examples[6:], examples[6:])
+    prompts = [e.prompt for e in examples]
+    validation = (prompts[:6], prompts[6:], examples[6:])
     return adapter, train(lm, adapter, objective, examples, validation, refusal, config, folder, progress)
 
 
@@ -152,9 +154,10 @@ def test_seconds_hold_validation_and_absent_figures_are_no_zeros(world, tmp_path
 
 def test_likelihood_is_logged_by_position():
     position = torch.tensor([0, 1, 8, 9, 0])
-    branch = Branch(torch.zeros(5, 4), torch.zeros(5, dtype=torch.long), torch.tensor([0, 0, 0, 0, 1]), position)
-    branch.logits[2, 0] = 1.0
-    empty = Branch(*(x[:0] for x in (branch.logits, branch.targets, branch.row, branch.position)))
+    head = Head(torch.eye(4))  # states are logits then
+    branch = Branch(head, torch.zeros(5, 4), torch.zeros(5, dtype=torch.long), torch.tensor([0, 0, 0, 0, 1]), position)
+    branch.states[2, 0] = 1.0
+    empty = Branch(head, *(x[:0] for x in (branch.states, branch.targets, branch.row, branch.position)))
     given = ObjectiveInput(torch.ones(2), branch, empty, torch.zeros(2, 4), torch.zeros(2, 4), 0)
     logged = loop.nll_by_position(given)
     assert set(logged) == {"nll_answer_1", "nll_answer_2", "nll_answer_later"}

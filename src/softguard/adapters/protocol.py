@@ -1,10 +1,10 @@
 """What every adapter promises to the loop, to evaluation and to exports."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from softguard.models import LanguageModel, RenderedPrompt
@@ -45,4 +45,17 @@ class Adapter(Protocol):
         ...
 
 
-ADAPTERS: Registry[Callable[..., Any]] = Registry("adapter", "softguard.adapters")
+class AdapterClass(Protocol):
+    """What is registered: makes a fresh adapter, or loads a saved one. The annotation of `config` says which settings it has."""
+
+    def create(self, config: Any, lm: LanguageModel, seed: int) -> Adapter:
+        """Return a fresh adapter for `lm`."""
+        ...
+
+    def load(self, folder: Path, device: torch.device | str = "cpu") -> Adapter:
+        """Return the adapter saved in `folder`."""
+        ...
+
+
+ADAPTERS: Registry[Any] = Registry("adapter", "softguard.adapters")
+"""`AdapterClass`es by the `kind` of their config."""

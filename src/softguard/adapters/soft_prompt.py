@@ -53,7 +53,9 @@ class SoftPromptConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _counts_agree(self) -> "SoftPromptConfig":
+    def _goes_together(self) -> "SoftPromptConfig":
+        if self.initialisation == "text" and not self.initial_text.strip():
+            raise ValueError("initial_text is empty where initialisation is text")
         total = sum(p.count for p in self.placement)
         if self.placement and total != self.num_virtual_tokens:
             raise ValueError(f"placement holds {total} virtual tokens, num_virtual_tokens is {self.num_virtual_tokens}")

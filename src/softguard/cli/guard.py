@@ -27,7 +27,7 @@ def list_guards() -> None:
 
 @app.command("train")
 def train(
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for answers and weights; a killed run goes on there.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for answers and weights; a killed run keeps its answers.")],
     data_dir: Annotated[Path | None, typer.Option(help="Folder of public sets (or SOFTGUARD_DATA).")] = None,
     model: Annotated[str, typer.Option(help="The model whose answers the guard learns to judge.")] = "smollm2-135m",
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,

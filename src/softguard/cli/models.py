@@ -42,11 +42,14 @@ def show(reference: str = typer.Argument(help="As for pull.")) -> None:
     print(json.dumps(known, indent=2, default=str))
 
 
-def fetch_missing(reference: str, stages: Stages) -> None:
-    """Fetch a model of the catalogue that is not in the cache, with a bar; leave all others to whoever loads them."""
-    entry = find_entry(reference)
-    if entry is not None and not is_cached(entry):
-        resolve(reference, progress=partial(_megabytes, stages, reference))
+def fetch_missing(stages: Stages, *, model: str | None = None, guard: str | None = None) -> None:
+    """Fetch with a bar what a model and a guard need of the catalogue and the cache lacks; leave all else to whoever loads it."""
+    from softguard.guards import guard_sources
+
+    for reference in (*([model] if model else []), *(guard_sources(guard) if guard else ())):
+        entry = find_entry(reference)
+        if entry is not None and not is_cached(entry):
+            resolve(reference, progress=partial(_megabytes, stages, reference))
 
 
 def _on_disk(reference: str) -> Source:

@@ -39,7 +39,6 @@ def distill(
     ] = False,
 ) -> None:
     """Distil the guarded system into a soft prompt."""
-    from softguard.guards import guard_sources
     from softguard.recipes.config import load_config, on_this_machine, plan, resolved
 
     short = (("model.name", model), ("teacher.guard", guard))
@@ -54,10 +53,9 @@ def distill(
     from softguard.recipes import distill as recipe
 
     with Stages() as stages:
-        for reference in (chosen.model.name, *guard_sources(chosen.teacher.guard)):
-            fetch_missing(reference, stages)
+        fetch_missing(stages, model=chosen.model.name, guard=chosen.teacher.guard)
         recipe.distill(chosen, out_dir, data_dir, stages)
-    evaluate(out_dir, data_dir)
+    evaluate(out_dir)
 
 
 def settings(prefix: Annotated[str, typer.Argument(help="Only keys that start so, as `training`.")] = "") -> None:
@@ -68,15 +66,17 @@ def settings(prefix: Annotated[str, typer.Argument(help="Only keys that start so
         print(setting.line())
 
 
-def evaluate(run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")], data_dir: DataDir = None) -> None:
+def evaluate(run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")]) -> None:
     """Measure base, guarded system, hard system prompt and student, and write the report."""
     from softguard.recipes.evaluate import evaluate as recipe
     from softguard.recipes.report import report_run
     from softguard.reports import terminal_table
     from softguard.runs import RunDir
 
+    opened = RunDir.open(run)
     with Stages() as stages:
-        summary = recipe(run, stages, data_dir)
+        fetch_missing(stages, model=opened.config["model"]["name"], guard=opened.config["teacher"]["guard"])
+        summary = recipe(run, stages)
     page = report_run(RunDir.open(run), summary)
     out.print(terminal_table(summary))
     for sample in summary.samples:
@@ -110,14 +110,22 @@ def respond(
     """
     from softguard.core import ReplySettings
     from softguard.recipes.jobs import respond_file
-    from softguard.recipes.systems import named_system
+    from softguard.recipes.systems import check_named, named_system
+    from softguard.runs import RunDir
 
     if system not in SYSTEMS:
         raise ConfigError(f"a system among {', '.join(SYSTEMS)}", repr(system), "choose one of these")
     if not source.is_file():
         raise DataError("a file of JSON lines", f"no file {source}", "check --in")
+    if guard is not None and system != "guarded":
+        raise ConfigError("--guard with --system guarded", f"--system {system}", "leave one of them out")
+    check_named(run_or_model, system, guard)
+    model = run_or_model
+    if (Path(run_or_model) / "config.toml").exists():
+        config = RunDir.open(Path(run_or_model)).config
+        model, guard = config["model"]["name"], (guard or config["teacher"]["guard"]) if system == "guarded" else None
     with Stages() as stages:
-        fetch_missing(run_or_model, stages)
+        fetch_missing(stages, model=model, guard=guard)
         answering, described = named_system(run_or_model, system, guard)
         result = respond_file(
             answering,
@@ -147,6 +155,7 @@ def judge(
     if not source.is_file():
         raise DataError("a file of JSON lines", f"no file {source}", "check --in")
     with Stages() as stages:
+        fetch_missing(stages, guard=guard)
         result = judge_file(load_guard(guard), source, out_file, lambda done, total: stages("judging", done, total, {}))
     _finish(result, out_file)
 
@@ -159,8 +168,11 @@ def chat(
     from softguard.core import Conversation, ReplySettings
     from softguard.recipes.distill import load_run
     from softguard.recipes.student import ModelSystem
+    from softguard.runs import RunDir
 
-    with Stages():
+    model = RunDir.open(run).config["model"]["name"]
+    with Stages() as stages:
+        fetch_missing(stages, model=model)
         loaded = load_run(run)
     systems = [ModelSystem("base", loaded.lm, refusal_text=loaded.config.teacher.refusal_text), loaded.student()]
     histories = {s.name: Conversation(()) for s in systems}

@@ -16,7 +16,7 @@ def own_prompts(data_dir: Path | None = None) -> list[PromptRow]:
 
 @PROMPT_SETS.register("softguard_tasks")
 def own_tasks(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return our everyday tasks, many with a text to work on: benign ones in all splits, harmful ones with look-alikes in train."""
+    """Return everyday tasks, many with a text to work on: benign ones in all splits, harmful and look-alike twins in train."""
     return _shipped("tasks.jsonl")
 
 

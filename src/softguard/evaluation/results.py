@@ -80,7 +80,8 @@ METRICS: Mapping[str, MetricInfo] = {
         label="Drift on benign",
         unit="nats",
         better="lower",
-        definition="Mean KL(base, system) per token over the base model's answers to benign prompts.",
+        definition="Mean KL(base, system) per token over the base model's answers to benign prompts and to the look-alikes that "
+        "the system answers by its own threshold.",
     ),
     "added_parameters": MetricInfo(
         label="Added parameters",

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softguard.core.head import Head
 from softguard.errors import CompatibilityError
 from softguard.models.chat import turn_end
 
@@ -106,11 +107,17 @@ class LanguageModel:
         """Run the network without its head; returns the output with `last_hidden_state` after the final norm."""
         return self.network.base_model(**inputs)
 
+    @property
+    def output_head(self) -> Head:
+        """What makes logits of final states."""
+        layer, config = self.network.get_output_embeddings(), self.network.config
+        # Granite divides its logits, Cohere multiplies them. Whether this is all that a model does is checked when it is loaded.
+        scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+        return Head(layer.weight, getattr(layer, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+
     def head(self, states: Tensor) -> Tensor:
-        """Return float32 logits for final states, N x D -> N x V (2-D: a 3-D slice copies the weight per sequence)."""
-        logits: Tensor = self.network.get_output_embeddings()(states).float()
-        cap = getattr(self.network.config, "final_logit_softcapping", None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        """Return float32 logits for final states, N x D -> N x V."""
+        return self.output_head.logits(states)
 
     def num_parameters(self) -> int:
         """Return the number of weights, tied ones once."""

@@ -9,7 +9,7 @@ import torch
 from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from softguard.errors import SourceError
+from softguard.errors import CompatibilityError, SourceError
 from softguard.models.attention import GROUPED, attention_for
 from softguard.models.hardware import fast_dtype
 from softguard.models.language_model import LanguageModel
@@ -36,6 +36,7 @@ def load_model(
 
     Raises:
         SourceError: the source cannot be had or holds no causal LM.
+        CompatibilityError: it does more to its logits than we know of.
     """
     source = resolve(reference)
     device = device or best_device()
@@ -52,7 +53,21 @@ def load_model(
         raise SourceError("a causal language model with its tokenizer", str(error)[:200], "check the reference") from error
     network = network.eval().requires_grad_(False).to(device)
     fingerprint = hashlib.sha256(f"{source.sha256}|{dtype}".encode()).hexdigest()
-    return LanguageModel(network, tokenizer, reference, fingerprint, source.licence)
+    lm = LanguageModel(network, tokenizer, reference, fingerprint, source.licence)
+    _check_head(lm)
+    return lm
+
+
+@torch.inference_mode()
+def _check_head(lm: LanguageModel) -> None:
+    """Raise where the model does more to its logits than `LanguageModel.output_head` knows: every figure would be wrong."""
+    ids = torch.arange(4, device=lm.device)[None]
+    whole = lm.network(input_ids=ids).logits[0].float()
+    ours = lm.head(lm.body(input_ids=ids).last_hidden_state[0])
+    gap, size = float((whole - ours).abs().max()), float(whole.abs().max())
+    if not gap <= 0.02 * size + 1e-3:
+        found = f"logits that differ by {gap:.3g} from those of {type(lm.network).__name__}"
+        raise CompatibilityError("a model whose logits are its head's, scaled or bounded at most", found, "choose another model")
 
 
 def best_device() -> str:

@@ -4,8 +4,9 @@ A row's randomness is a list of uniforms of its own, used by inverse transform: 
 share its batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def sample(
         virtual_tokens: P x D, or None.
         keep_states: return the states and log-probabilities of what was drawn: they need not be scored in a pass of their own.
         batch_size: rows that decode together; matrix products of many rows run at up to twice the rate of 32 on a CPU.
-        progress: called with (done, total).
+        progress: called with (done, total); within a batch `done` counts the tokens made, as so many prompts' worth.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     out: dict[int, Generation] = {}
@@ -81,13 +82,27 @@ def sample(
         rows = order[start : start + batch_size]
         draws = np.stack([uniforms(seed, keys[i], max_new_tokens) for i in rows])
         chosen = [prompts[i] for i in rows]
+        tick = partial(_tick, progress, len(out), len(rows) / max_new_tokens, len(prompts)) if progress else None
         made = _decode(
-            lm, chosen, draws, max_new_tokens, temperature, refusal_token, refuse_above, virtual_tokens, keep_states=keep_states
+            lm,
+            chosen,
+            draws,
+            max_new_tokens,
+            temperature,
+            refusal_token,
+            refuse_above,
+            virtual_tokens,
+            keep_states=keep_states,
+            tick=tick,
         )
         out.update(zip(rows, made, strict=True))
         if progress:
             progress(len(out), len(prompts))
     return [out[i] for i in range(len(prompts))]
+
+
+def _tick(progress: Progress, done: int, rows_per_token: float, total: int, step: int) -> None:
+    progress(done + int(step * rows_per_token), total)
 
 
 def drawing_device(device: torch.device) -> torch.device:
@@ -113,6 +128,7 @@ def _decode(
     virtual_tokens: Tensor | None,
     *,
     keep_states: bool,
+    tick: Callable[[int], None] | None,
 ) -> list[Generation]:
     device = lm.device
     prefix = SharedPrefix.run(lm, prompts, virtual_tokens)
@@ -131,6 +147,8 @@ def _decode(
     seen: list[list[Tensor]] = [[] for _ in prompts]
     log_prob = [0.0] * len(prompts)
     for step in range(max_new_tokens):
+        if tick:
+            tick(step)
         states = lm.body(
             inputs_embeds=embeds, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1]

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from softguard.objectives.divergences import forward_kl
 from softguard.objectives.protocol import OBJECTIVES, Need, ObjectiveInput, ObjectiveOutput, weighted
 
 
@@ -53,11 +52,7 @@ class DecisionSplit:
         s = refusal_log_odds(batch.first_logits, batch.refusal_token)
         decision = F.binary_cross_entropy_with_logits(s, pi, reduction="none")
         answer, refusal = batch.answer, batch.refusal
-        assert answer.teacher_logits is not None
-        first = answer.position == 0
-        student = _without(answer.logits, first, batch.refusal_token)
-        teacher = _without(answer.teacher_logits, first, batch.refusal_token)
-        kept = answer.mean_by_row(forward_kl(student, teacher), rows)
+        kept = answer.mean_by_row(answer.divergence("forward_kl", first_without=batch.refusal_token), rows)
         later = refusal.position > 0
         nll = torch.where(later, -refusal.log_probs(), 0.0)
         said = refusal.sum_by_row(nll, rows) / refusal.sum_by_row(later.float(), rows).clamp(min=1)
@@ -84,9 +79,3 @@ def ranking_loss(s: Tensor, pi: Tensor, margin: float) -> Tensor:
     if not pairs.any():
         return s.sum() * 0.0
     return F.softplus(distance - s[:, None] + s[None])[pairs].mean()
-
-
-def _without(logits: Tensor, rows: Tensor, token: int) -> Tensor:
-    """Return logits with `token` removed (a finite floor: the softmax renormalises the rest) in the marked rows."""
-    column = torch.where(rows, logits.new_tensor(-1e4), logits[:, token])
-    return logits.index_copy(1, torch.tensor([token], device=logits.device), column[:, None])

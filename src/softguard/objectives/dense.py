@@ -45,7 +45,7 @@ class DenseObjective:
     answer_tokens = 0
 
     def __init__(self, config: DenseConfig) -> None:
-        self._divergence = getattr(divergences, config.kind)
+        self._kind = config.kind
         self._reduction = config.reduction
 
     def __call__(self, batch: ObjectiveInput) -> ObjectiveOutput:
@@ -53,11 +53,10 @@ class DenseObjective:
         rows, alpha = len(batch.alpha), batch.alpha
         target = teacher_first_logits(batch.first_teacher_logits, alpha, batch.refusal_token)
         # A probability of exactly 0 is a logit of -inf: a finite floor keeps every divergence and gradient finite.
-        first = self._divergence(batch.first_logits, target.clamp(min=-80.0))
+        first = getattr(divergences, self._kind)(batch.first_logits, target.clamp(min=-80.0))
         answer, refusal = batch.answer, batch.refusal
-        assert answer.teacher_logits is not None
         later = answer.position > 0
-        dense = torch.where(later, self._divergence(answer.logits, answer.teacher_logits), 0.0)
+        dense = torch.where(later, answer.divergence(self._kind), 0.0)
         point = torch.where(refusal.position > 0, -refusal.log_probs(), 0.0)
         parts = {"answer": answer.sum_by_row(dense, rows), "refusal": refusal.sum_by_row(point, rows)}
         if self._reduction == "mean":

@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from softguard.core.head import Head
+from softguard.objectives.fused_head import Figure, token_figures
 from softguard.registry import Registry
 
 Need = Literal["sequence", "dense"]
@@ -17,22 +19,45 @@ class Branch:
     """One way the teacher may go (the answer y or the refusal y_r), flat over the tokens of all rows of a batch.
 
     Attributes:
-        logits: N x V float32, the student's.
+        head: makes logits of states.
+        states: N x D, the student's, which predict the tokens.
         targets: N, the tokens of the branch.
         row: N, which prompt of the batch.
         position: N, place in the response from 0.
-        teacher_logits: N x V float32, the base model's at the same places, where the objective needs `dense`.
+        teacher_states: N x D, the base model's at the same places, where the objective needs `dense`.
     """
 
-    logits: Tensor
+    head: Head
+    states: Tensor
     targets: Tensor
     row: Tensor
     position: Tensor
-    teacher_logits: Tensor | None = None
+    teacher_states: Tensor | None = None
+    _seen: dict[str, Tensor] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def log_probs(self) -> Tensor:
         """Return the student's log-probability of each token, N."""
-        return torch.log_softmax(self.logits, -1).gather(1, self.targets[:, None]).squeeze(1)
+        return self._figures("log_prob", None, None)
+
+    def divergence(self, kind: Figure, *, first_without: int | None = None) -> Tensor:
+        """Return a divergence from the base model's next-token distribution at each token, N (`divergences`), in nats.
+
+        `first_without`: a token that both distributions leave out at the first position.
+        """
+        omit = None if first_without is None else (self.position == 0, first_without)
+        return self._figures(kind, self.teacher_states, omit)
+
+    def observed_log_probs(self) -> Tensor:
+        """Return `log_probs` without a graph, for free where a figure was taken before."""
+        if "log_probs" not in self._seen:
+            with torch.no_grad():
+                self.log_probs()
+        return self._seen["log_probs"]
+
+    def _figures(self, kind: Figure, teacher_states: Tensor | None, omit: tuple[Tensor, int] | None) -> Tensor:
+        found = token_figures(kind, self.head, self.states, self.targets, teacher_states, omit)
+        self._seen["log_probs"] = found.log_probs
+        return found.values
 
     def sum_by_row(self, values: Tensor, rows: int) -> Tensor:
         """Return the sum over each row's tokens, B."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from softguard import __version__
-from softguard.adapters import SoftPrompt
+from softguard.adapters import ADAPTERS, Adapter
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError
 from softguard.evaluation.metrics import matched_threshold
@@ -75,19 +75,21 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         return run
     torch.manual_seed(config.training.seed)
     parts = load_parts(config, data_dir)
-    adapter = SoftPrompt.create(config.adapter, parts.lm, config.training.seed)
+    adapter: Adapter = ADAPTERS.get(config.adapter.kind).create(config.adapter, parts.lm, config.training.seed)
     adapter.extend(parts.teacher.renderer.render(parts.prompts.train[0].conversation))  # raises where a slot is missing
     run = RunDir.create(out, resolved(config))
     _bind(run, provenance(parts))
     started = time.perf_counter()
     teacher, rows = parts.teacher, parts.prompts
-    validation = balanced(rows.validation, config.training.validation_prompts // 2, config.data.seed)
+    told_apart = balanced(rows.validation, config.training.validation_prompts // 2, config.data.seed)
+    harmful, look_alike = (
+        [teacher.renderer.render(r.conversation) for r in told_apart if r.label == x] for x in ("harmful", "look_alike")
+    )
+    harmless = [r for r in rows.validation if r.label != "harmful"]
+    answered = balanced(harmless, config.training.drift_prompts // 2, config.data.seed)
     train_examples = examples(parts, rows.train, "teacher: training drafts", report)
-    held_out = examples(parts, validation, "teacher: validation drafts", report)
-    by_label = {label: [e for e, r in held_out if r.label == label] for label in ("harmful", "look_alike", "benign")}
+    drift_on = examples(parts, answered, "teacher: validation drafts", report)
     teacher_seconds = time.perf_counter() - started
-    half = config.training.drift_prompts // 2
-    drift_on = [*by_label["look_alike"][:half], *by_label["benign"][:half]]
     objective = OBJECTIVES.get(config.objective.kind)(config.objective)
     refusal_ids = [*teacher.renderer.encode_response(teacher.refusal_text), parts.lm.turn_end_id]
     result = train(
@@ -95,7 +97,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         adapter,
         objective,
         [e for e, _ in train_examples],
-        (by_label["harmful"], by_label["look_alike"], drift_on),
+        (harmful, look_alike, [e for e, _ in drift_on]),
         refusal_ids,
         config.training,
         out,
@@ -112,7 +114,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         "calibrated_on": f"{len(benign)} benign validation prompts",
         "best_step": result.best_step,
         "validation": result.best.to_dict(),
-        "ungraded_drafts": len(rows.train) + len(validation) - len(train_examples) - len(held_out),
+        "ungraded_drafts": len(rows.train) + len(answered) - len(train_examples) - len(drift_on),
         "teacher_seconds": round(teacher_seconds, 1),
         "training_seconds": round(result.seconds, 1),
     }
@@ -124,9 +126,9 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
 def calibrate(benign_s: Sequence[float], target: float) -> float:
     """Return the lowest threshold b at which, with 95 % confidence, at most a share `target` of benign prompts has s > b.
 
-    Of n validation prompts so many may be refused that the one-sided 95 % upper limit (Wilson) of the share stays at `target`: 4 of
-    321 at 0.03, none where n is too small even for that. b stands midway between the last refused and the first answered prompt
-    (1 above the highest where none may be refused), so that neither is decided by rounding.
+    Of n validation prompts so many may be refused that the one-sided 95 % upper limit (Wilson) of the share is within `target`:
+    4 of 321 at 0.03, none where n is too small even for that. b stands midway between the last refused and the first answered
+    prompt (1 above the highest where none may be refused), so that neither is decided by rounding.
     """
     n = len(benign_s)
     allowed = max((k for k in range(n) if wilson_interval(k, n, 0.9).high <= target), default=0)
@@ -204,7 +206,7 @@ class LoadedRun:
     run: RunDir
     config: Config
     lm: LanguageModel
-    adapter: SoftPrompt
+    adapter: Adapter
     threshold: float
 
     def student(self) -> ModelSystem:
@@ -224,7 +226,7 @@ def load_run(path: Path) -> LoadedRun:
     run = RunDir.open(path)
     config = validate_config(run.config)
     lm = load_base(config)
-    adapter = SoftPrompt.load(path / "adapter", lm.device)
+    adapter: Adapter = ADAPTERS.get(config.adapter.kind).load(path / "adapter", lm.device)
     with adapter.attach(lm):
         point = json.loads((path / "operating_point.json").read_text())
     return LoadedRun(run, config, lm, adapter, float(point["threshold"]))

@@ -7,6 +7,7 @@ systems that are the same in every run (all but the student) are kept in the cac
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 from softguard.core import Conversation, Reply, ReplySettings, System
 from softguard.core.files import write_atomically
+from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.evaluation import metrics
 from softguard.evaluation.results import (
@@ -30,7 +32,7 @@ from softguard.evaluation.results import (
 from softguard.evaluation.statistics import mean, paired_difference
 from softguard.guards import load_guard
 from softguard.models import LanguageModel, response_states
-from softguard.objectives.divergences import forward_kl
+from softguard.objectives.fused_head import token_figures
 from softguard.recipes.distill import Report, load_run
 from softguard.recipes.prompts import balanced, own_prompts
 from softguard.recipes.student import ModelSystem
@@ -41,21 +43,20 @@ from softguard.teacher import Draft, GuardedSystem
 FOLDER = "evaluations/test"
 LABELS = {"base": "Base model", "guarded": "Guarded system", "system_prompt": "Hard system prompt", "student": "Student"}
 BATCH = 64
-Respond = Callable[[Sequence[Conversation], Sequence[str], ReplySettings], Sequence[Reply]]
+Respond = Callable[[Sequence[Conversation], Sequence[str], ReplySettings, Progress | None], Sequence[Reply]]
 STORED = 1
 """Of the kept answers: raised where their making or their form changes."""
 CONTEXT = 512
 """Positions that a generated token looks back on where compute is counted."""
 
 
-def evaluate(path: Path, report: Report, data_dir: Path | None = None) -> EvaluationSummary:
+def evaluate(path: Path, report: Report) -> EvaluationSummary:
     """Measure the run at `path` on our test split and write `evaluations/test/summary.json`; done work is kept."""
     if "evaluate" in RunDir.open(path).stages():
         return EvaluationSummary.model_validate_json((path / FOLDER / "summary.json").read_text())
     loaded = load_run(path)
     config, lm = loaded.config, loaded.lm
-    if config.model.threads:
-        torch.set_num_threads(config.model.threads)
+    torch.set_num_threads(min(config.model.threads or torch.get_num_threads(), os.cpu_count() or 1))
     rows = balanced(own_prompts("test"), config.evaluation.prompts_per_label, config.data.seed)
     settings = ReplySettings(max_new_tokens=config.evaluation.max_new_tokens)
     refusal = config.teacher.refusal_text
@@ -166,13 +167,13 @@ def drifts(
 def answer_kl(
     base: ModelSystem, system: ModelSystem, rows: Sequence[PromptRow], responses: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Return for each answer the mean over its tokens of KL(base, system)."""
-    logits = []
+    """Return for each answer the mean over its tokens of KL(base, system); both are of one model."""
+    states = []
     for one in (system, base):
         virtual = None if one.adapter is None else one.adapter.virtual_tokens()
         scored = response_states(one.lm, [one.prompt_ids(r.conversation) for r in rows], responses, virtual)
-        logits.append(one.lm.head(scored.states))
-    kl = forward_kl(logits[0], logits[1])
+        states.append(scored.states)
+    kl = token_figures("forward_kl", base.lm.output_head, states[0], scored.targets, states[1]).values
     return [float(kl[scored.row == i].mean()) for i in range(len(rows))]
 
 
@@ -242,7 +243,9 @@ def _guarding(teacher: GuardedSystem, rows: Sequence[PromptRow], drafts: Sequenc
     """Return what answers as the guarded system, given the base model's answers to `rows`."""
     by_id = {r.id: Draft(d.text, d.truncated) for r, d in zip(rows, drafts, strict=True)}
 
-    def respond(conversations: Sequence[Conversation], ids: Sequence[str], settings: ReplySettings) -> list[Reply]:
+    def respond(
+        conversations: Sequence[Conversation], ids: Sequence[str], settings: ReplySettings, progress: Progress | None = None
+    ) -> list[Reply]:
         return teacher.decide(conversations, ids, [by_id[i] for i in ids], settings.seed)
 
     return respond
@@ -263,15 +266,19 @@ def _answers(
     source = path if path.exists() or store is None else store
     lines = source.read_text().splitlines() if source.exists() else []
     replies = [Reply(**json.loads(line)) for line in lines if line.endswith("}")]
-    report(f"answers: {name}", len(replies), len(rows), {})
+
+    def shown(before: int) -> Progress:
+        return lambda done, _: report(f"answers: {name}", before + done, len(rows), {})
+
+    shown(0)(len(replies), 0)
     while len(replies) < len(rows):
         part = rows[len(replies) : len(replies) + BATCH]
-        replies += respond([r.conversation for r in part], [r.id for r in part], settings)
+        replies += respond([r.conversation for r in part], [r.id for r in part], settings, shown(len(replies)))
         run.write_text(f"{FOLDER}/{name}.jsonl", _lines(replies))
-        report(f"answers: {name}", len(replies), len(rows), {})
+        shown(0)(len(replies), 0)
     if source != path:
         run.write_text(f"{FOLDER}/{name}.jsonl", _lines(replies))
-        report(f"answers: {name}", len(replies), len(rows), {})
+        shown(0)(len(replies), 0)
     if store is not None and not store.exists():
         write_atomically(store, _lines(replies))
     return replies

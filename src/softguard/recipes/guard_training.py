@@ -2,9 +2,11 @@
 
 Its pairs are the answers that we wrote (`data.written`) and those built from prompts and sampled answers (`guards.mini_pairs`).
 
-Answers are appended to `answers.jsonl` in the output folder batch by batch: a kill loses one batch, the same command goes on.
+Answers are appended to a file in the output folder batch by batch: a kill loses one batch, and the same command goes on with the
+answers. The training after them, some minutes, starts anew.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from softguard.core import REFUSAL_TEXT, Conversation
+from softguard.core.files import write_atomically
 from softguard.data import PromptRow, load_prompts
 from softguard.data.written import answered_prompts
 from softguard.guards.measuring import LabelledPair
@@ -75,7 +78,9 @@ def guard_prompts(data_dir: Path | None, seed: int) -> dict[str, tuple[list[Prom
 def sample_answers(
     requests: Sequence[AnswerRequest], path: Path, model: str, seed: int, progress: Callable[[int, int], None]
 ) -> list[SampledAnswer]:
-    """Return the base model's answers at temperature 1; `path` keeps them by prompt and style, so that none is drawn twice."""
+    """Return the base model's answers at temperature 1; `path`, named after `model` and `seed` too, keeps them."""
+    made_by = hashlib.sha256(f"{model}|{seed}".encode()).hexdigest()[:8]
+    path = path.with_name(f"{path.stem}-{made_by}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     known = {(a.prompt, a.style): a for a in (SampledAnswer(**json.loads(x)) for x in lines if x.endswith("}"))}
@@ -83,7 +88,7 @@ def sample_answers(
     if missing:
         lm = load_model(model)
         renderer = ChatRenderer(lm.tokenizer)
-        path.write_text("".join(json.dumps(asdict(a)) + "\n" for a in known.values()))
+        write_atomically(path, "".join(json.dumps(asdict(a)) + "\n" for a in known.values()))
     for start in range(0, len(missing), BATCH):
         part = missing[start : start + BATCH]
         made = sample(

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ class TeacherCache:
             if progress:
                 progress(start, len(order))
             shard = order[start : start + self._shard_size]
-            records |= self._shard(shard, [by_key[k] for k in shard])
+            within = partial(_within, progress, start, len(order)) if progress else None
+            records |= self._shard(shard, [by_key[k] for k in shard], within)
         found = [replace(record, id=i) for i, k in zip(ids, keys, strict=True) if (record := records[k]) is not None]
         ungraded = len(ids) - len(found)
         if ungraded > self._max_ungraded * len(ids):
@@ -103,11 +105,13 @@ class TeacherCache:
             progress(len(order), len(order))
         return found
 
-    def _shard(self, keys: Sequence[str], conversations: Sequence[Conversation]) -> dict[str, TeacherRecord | None]:
+    def _shard(
+        self, keys: Sequence[str], conversations: Sequence[Conversation], progress: Progress | None
+    ) -> dict[str, TeacherRecord | None]:
         """Return a shard's records by prompt key, drawn and judged where the cache lacks them; None where ungraded."""
         stem = self._folder / f"shard-{_digest(''.join(keys))[:16]}"
         if not stem.with_suffix(".json").exists():
-            self._write_drafts(stem, keys, conversations)
+            self._write_drafts(stem, keys, conversations, progress)
         drafts = json.loads(stem.with_suffix(".json").read_text())
         verdicts = self._verdicts(stem, dict(zip(keys, conversations, strict=True)), drafts)
         out: dict[str, TeacherRecord | None] = {}
@@ -128,7 +132,9 @@ class TeacherCache:
                     )
         return out
 
-    def _write_drafts(self, stem: Path, keys: Sequence[str], conversations: Sequence[Conversation]) -> None:
+    def _write_drafts(
+        self, stem: Path, keys: Sequence[str], conversations: Sequence[Conversation], progress: Progress | None
+    ) -> None:
         """Sample one shard with its states, and write it."""
         system, settings = self._system, self._settings
         prompts = [system.renderer.render(c).ids for c in conversations]
@@ -141,6 +147,7 @@ class TeacherCache:
             seed=settings.seed,
             refusal_token=system.refusal_token,
             keep_states=True,
+            progress=progress,
         )
         states: dict[str, Tensor] = {}
         rows: list[dict[str, Any]] = []
@@ -165,6 +172,10 @@ class TeacherCache:
                 verdicts[key] = {"alpha": v.p_safe, "categories": dict(v.categories), "ungraded": v.ungraded}
             write_atomically(path, json.dumps(verdicts))
         return verdicts
+
+
+def _within(progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    progress(before + done, total)
 
 
 def _digest(text: str) -> str:

@@ -2,6 +2,6 @@
 
 from softguard.training.config import TrainingConfig
 from softguard.training.examples import Example
-from softguard.training.loop import TrainingResult, train
+from softguard.training.loop import TrainingResult, optimiser_step, train
 
-__all__ = ["Example", "TrainingConfig", "TrainingResult", "train"]
+__all__ = ["Example", "TrainingConfig", "TrainingResult", "optimiser_step", "train"]

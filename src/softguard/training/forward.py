@@ -19,7 +19,7 @@ def objective_input(
     refusal_ids: Sequence[int],
     token_budget: int,
 ) -> ObjectiveInput:
-    """Return the student's logits along both branches with the teacher's beside them.
+    """Return the student's states along both branches with the teacher's beside them.
 
     Both branches of all rows go through the body together; the head runs on response positions only. A branch whose
     weight is not above the objective's `branch_floor` is left out, except that every row keeps at least one: its first
@@ -36,21 +36,20 @@ def objective_input(
     responses = answers + [list(refusal_ids)] * len(refusal_rows)
     rows = answer_rows + refusal_rows
     scored = response_states(lm, [prompts[i] for i in rows], responses, adapter.virtual_tokens(), token_budget=token_budget)
-    logits = lm.head(scored.states)
     split = sum(len(answer) for answer in answers)
     row = torch.tensor(rows, device=device)[scored.row]
-    dense = "dense" in objective.needs
-    answer_states = [examples[i].record.states[:limit] for i in answer_rows]
+    teacher = None
+    if "dense" in objective.needs:
+        cached = [examples[i].record.states[:limit] for i in answer_rows]
+        teacher = torch.cat(cached).to(device, lm.dtype) if cached else scored.states[:0].detach()
+    head = lm.output_head
     with torch.no_grad():
-        first_teacher = lm.head(torch.stack([e.record.states[0] for e in examples]).to(device, lm.dtype))
-        teacher = lm.head(torch.cat(answer_states).to(device, lm.dtype)) if dense and answer_states else None
-    if dense and teacher is None:
-        teacher = logits[:0].detach()
+        first_teacher = head.logits(torch.stack([e.record.states[0] for e in examples]).to(device, lm.dtype))
     return ObjectiveInput(
         alpha=alpha,
-        answer=Branch(logits[:split], scored.targets[:split], row[:split], scored.position[:split], teacher),
-        refusal=Branch(logits[split:], scored.targets[split:], row[split:], scored.position[split:]),
-        first_logits=logits[_first_positions(row, scored.position, len(examples))],
+        answer=Branch(head, scored.states[:split], scored.targets[:split], row[:split], scored.position[:split], teacher),
+        refusal=Branch(head, scored.states[split:], scored.targets[split:], row[split:], scored.position[split:]),
+        first_logits=head.logits(scored.states[_first_positions(row, scored.position, len(examples))]),
         first_teacher_logits=first_teacher,
         refusal_token=refusal_ids[0],
     )

@@ -15,7 +15,7 @@ import torch
 from softguard.adapters import Adapter
 from softguard.core.files import write_atomically
 from softguard.errors import DataError, TrainingError
-from softguard.models import LanguageModel
+from softguard.models import LanguageModel, RenderedPrompt
 from softguard.objectives import Objective, ObjectiveInput
 from softguard.training.checkpoint import load_checkpoint, save_checkpoint
 from softguard.training.config import TrainingConfig
@@ -53,7 +53,7 @@ def train(
     adapter: Adapter,
     objective: Objective,
     examples: Sequence[Example],
-    validation: tuple[Sequence[Example], Sequence[Example], Sequence[Example]],
+    validation: tuple[Sequence[RenderedPrompt], Sequence[RenderedPrompt], Sequence[Example]],
     refusal_ids: Sequence[int],
     config: TrainingConfig,
     folder: Path,
@@ -66,7 +66,7 @@ def train(
         adapter: what learns.
         objective: the loss.
         examples: training prompts with their teacher records, of both kinds.
-        validation: harmful, look-alike and drift examples.
+        validation: harmful and look-alike prompts for the AUC, examples for the drift.
         refusal_ids: y_r with its turn end.
         config: the settings.
         folder: for `metrics.jsonl` and `checkpoints/`; a run that was killed goes on from there, bit for bit.
@@ -92,7 +92,7 @@ def train(
             started = time.perf_counter()
             step = int(state["step"])
             rows = [[examples[i] for i in next(stream)] for _ in range(config.accumulation)]
-            figures = _step(lm, adapter, objective, rows, refusal_ids, config, optimiser, step)
+            figures = optimiser_step(lm, adapter, objective, rows, refusal_ids, config, optimiser, step)
             seconds = round(state["seconds"] + time.perf_counter() - started, 2)
             row: dict[str, Any] = {"step": step + 1, "seconds": seconds, **figures}
             state["history"].append(row)
@@ -151,11 +151,11 @@ def _error(fault: str, rows: Sequence[Sequence[Example]], step: int, checkpoints
     return TrainingError(
         "a loss and gradient that are finite and do not run away",
         f"{fault} at step {step + 1}, batch of {prompts}",
-        f"lower training.learning_rate; {where}",
+        f"lower training.learning_rate, with another --out (the drafts are kept); {where}",
     )
 
 
-def _step(
+def optimiser_step(
     lm: LanguageModel,
     adapter: Adapter,
     objective: Objective,
@@ -188,7 +188,7 @@ def nll_by_position(batch: ObjectiveInput) -> dict[str, float]:
     """Return the mean negative log-likelihood of each branch at its first `POSITIONS` positions and at later ones, in nats."""
     out: dict[str, float] = {}
     for name, branch in (("answer", batch.answer), ("refusal", batch.refusal)):
-        nll, place = -branch.log_probs().detach(), branch.position.clamp(max=POSITIONS)
+        nll, place = -branch.observed_log_probs(), branch.position.clamp(max=POSITIONS)
         total, count = (nll.new_zeros(POSITIONS + 1).index_add(0, place, x).tolist() for x in (nll, torch.ones_like(nll)))
         labels = [*(str(i + 1) for i in range(POSITIONS)), "later"]
         out |= {f"nll_{name}_{label}": t / n for label, t, n in zip(labels, total, count, strict=True) if n}

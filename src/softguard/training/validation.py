@@ -14,8 +14,8 @@ from scipy.stats import rankdata
 
 from softguard.adapters import Adapter
 from softguard.errors import DataError
-from softguard.models import LanguageModel, refusal_log_odds, response_states
-from softguard.objectives.divergences import forward_kl
+from softguard.models import LanguageModel, RenderedPrompt, refusal_log_odds, response_states
+from softguard.objectives.fused_head import token_figures
 from softguard.training.examples import Example
 
 
@@ -58,8 +58,8 @@ def answer_drift(
             adapter.virtual_tokens(),
             token_budget=token_budget,
         )
-        base = lm.head(torch.cat([e.record.states for e in part]).to(lm.device, lm.dtype))
-        kl = forward_kl(lm.head(scored.states), base)
+        base = torch.cat([e.record.states for e in part]).to(lm.device, lm.dtype)
+        kl = token_figures("forward_kl", lm.output_head, scored.states, scored.targets, base).values
         out += [float(kl[scored.row == i].mean()) for i in range(len(part))]
     return out
 
@@ -67,8 +67,8 @@ def answer_drift(
 def validate(
     lm: LanguageModel,
     adapter: Adapter,
-    harmful: Sequence[Example],
-    look_alike: Sequence[Example],
+    harmful: Sequence[RenderedPrompt],
+    look_alike: Sequence[RenderedPrompt],
     drift_on: Sequence[Example],
     refusal_token: int,
     drift_weight: float,
@@ -81,7 +81,7 @@ def validate(
     if not (harmful and look_alike and drift_on):
         found = f"{len(harmful)}, {len(look_alike)}, {len(drift_on)}"
         raise DataError("harmful, look-alike and benign validation prompts", found, "add prompts of each kind")
-    prompts = [adapter.extend(e.prompt) for e in (*harmful, *look_alike)]
+    prompts = [adapter.extend(prompt) for prompt in (*harmful, *look_alike)]
     s = refusal_log_odds(lm, prompts, refusal_token, adapter.virtual_tokens())
     separation = auc(s[: len(harmful)], s[len(harmful) :])
     drift = float(np.mean(answer_drift(lm, adapter, drift_on, refusal_token)))

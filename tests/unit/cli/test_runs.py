@@ -29,6 +29,8 @@ def chatting(monkeypatch):
     loaded = SimpleNamespace(lm=lm, threshold=-1e9, config=load_config(None, [f"teacher.refusal_text={GERMAN}"]), student=student)
     monkeypatch.setattr("softguard.recipes.student.ModelSystem", Named)
     monkeypatch.setattr(distilling, "load_run", lambda run: loaded)
+    opened = SimpleNamespace(config={"model": {"name": "tiny"}})
+    monkeypatch.setattr("softguard.runs.RunDir.open", lambda path: opened)
     return made
 
 

@@ -1,13 +1,17 @@
 import json
 import tomllib
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
+from pydantic import BaseModel, TypeAdapter
 from safetensors.torch import save_file
 
 from softguard.errors import ConfigError
-from softguard.recipes.config import Config, describe_settings, load_config, plan, resolved, validate_config
+from softguard.objectives import OBJECTIVES
+from softguard.recipes.config import Config, describe_settings, load_config, one_of, plan, resolved, validate_config
+from softguard.registry import Registry
 
 ROOT = Path(__file__).parents[3]
 
@@ -75,13 +79,38 @@ def test_an_objective_without_a_kind_is_the_default_one():
     assert (config.objective.kind, config.objective.answer_weight) == (Config().objective.kind, 4)
 
 
+def test_a_setting_takes_whatever_is_registered():
+    class Plain(BaseModel):
+        kind: Literal["plain"] = "plain"
+
+    class Other(BaseModel):
+        kind: Literal["other", "third"] = "other"
+
+    class Adapter:
+        @classmethod
+        def create(cls, config: Plain, lm: object, seed: int) -> object:
+            return cls()
+
+    def factory(config: Other) -> None: ...
+
+    registry: Registry[Any] = Registry("thing", "softguard.nothing")
+    registry.register("plain")(Adapter)
+    alone = TypeAdapter(one_of(registry))
+    assert alone.validate_python({}) == Plain()
+    registry.register("other")(factory)
+    registry.register("third")(factory)
+    several = TypeAdapter(one_of(registry))
+    assert several.validate_python({"kind": "third"}) == Other(kind="third")
+    assert several.validate_python({"kind": "plain"}) == Plain()
+
+
 def test_every_setting_is_listed_with_type_default_and_meaning():
     listed = describe_settings()
     text = "\n".join(s.line() for s in listed)
     assert validate_config(tomllib.loads(text)) == Config()  # the list is itself a config: the default one
     by_key = {s.key: s for s in listed}
     assert by_key["training.steps"].line() == "training.steps = 150  # int > 0: optimiser steps"
-    assert by_key["objective.kind"].type.startswith("tv_disp | kl_disp | total_variation")
+    assert set(by_key["objective.kind"].type.split(" | ")) == set(OBJECTIVES)
     assert by_key["objective.reduction"].line().startswith('# objective.reduction = "sum"  # sum | mean, with objective.kind')
     assert by_key["adapter.placement[].count"].line().startswith("# adapter.placement[].count  # int > 0")
     assert [s.key for s in listed if not s.description] == ["adapter.kind"]  # there is one kind alone

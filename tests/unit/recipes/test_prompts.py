@@ -21,7 +21,7 @@ def test_a_set_without_training_rows_is_an_error(monkeypatch):
 
 def test_our_own_set_has_rows_for_every_use():
     rows = run_prompts(DataConfig(max_per_set=3), None)
-    assert len(rows.train) == 9
+    assert len(rows.train) == 3 * 3 * 2  # labels, and two sets
     assert {r.split for r in rows.validation} == {"validation"}
     assert {r.split for r in rows.test} == {"test"}
 

@@ -1,0 +1,68 @@
+"""Contenders in turn, round by round: what the machine does meanwhile meets all of them alike."""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from softguard.models import processor_name
+
+OUT = Path(__file__).parent / "results"
+
+
+def timed_rounds(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each contender in each round; every one runs once before, untimed, and the order turns."""
+    names = list(contenders)
+    console = Console(stderr=True)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        turned = names[number % len(names) :] + names[: number % len(names)]
+        for name in turned:
+            started = time.perf_counter()
+            contenders[name]()
+            taken = time.perf_counter() - started
+            if number:
+                seconds[name].append(taken)
+            console.print(f"{'warm-up' if not number else f'round {number}'}: {name} {taken:.2f} s", highlight=False)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float | None:
+    """Return the median over rounds of slow / fast; None where one of them did not run."""
+    if slow not in seconds or fast not in seconds:
+        return None
+    return round(median(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True)), 3)
+
+
+def result(seconds: Mapping[str, list[float]], **figures: Any) -> dict[str, Any]:
+    """Return what is printed and committed: figures, medians, all rounds, and the machine that made them."""
+    return {
+        **figures,
+        "median_seconds": {name: round(median(values), 4) for name, values in seconds.items()},
+        "seconds": {name: [round(v, 4) for v in values] for name, values in seconds.items()},
+        "hardware": {"machine": platform.machine(), "processor": processor_name(), "threads": torch.get_num_threads()},
+        "versions": {name: found for name in ("softguard", "torch", "transformers", "peft", "trl") if (found := _version(name))},
+    }
+
+
+def publish(name: str, found: Mapping[str, Any], *, only_json: bool) -> None:
+    """Print the result as one JSON object; without --json write it to `results/NAME.json` as well."""
+    text = json.dumps(found, indent=1)
+    print(text)
+    if not only_json:
+        OUT.mkdir(exist_ok=True)
+        (OUT / f"{name}.json").write_text(text + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,24 @@
+"""The last layer of a language model, apart from the model: what makes logits of final states."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    """`weight` V x D, `bias` V, the factor that Granite and Cohere put on logits, and the bound that Gemma 2 puts on them."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return N x V logits, float32 or the states' own wider type (states are N x D: a 3-D slice would copy the weight)."""
+        logits = F.linear(states, self.weight, self.bias)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = logits if self.scale == 1.0 else logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

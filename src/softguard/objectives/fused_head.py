@@ -1,0 +1,170 @@
+"""Head and divergence in one pass over chunks of positions: a figure per token from final states, never all logits at once.
+
+Each figure is a scalar function of one row of logits, so its gradient with respect to that row's state is one vector of width D.
+It is taken while the chunk's logits are at hand and kept instead of them: memory grows with positions x D, not positions x V;
+backwards, nothing is left but a product by the incoming scalar. The head is frozen and gets no gradient.
+`divergences` holds the plain forms that this is checked against.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from softguard.core.head import Head
+from softguard.errors import CompatibilityError, DataError
+
+ByLogit = Callable[[], Tensor]
+"""Gives the gradient of a row's figure with respect to its logits; it may use up what the figure was made of."""
+Figure = Literal["log_prob", "total_variation", "forward_kl", "reverse_kl", "jensen_shannon"]
+
+CHUNK_LOGITS = 2**21
+"""Logits of a chunk: some forty positions of a vocabulary of 49 thousand, eight of 262 thousand; some six buffers of 8 MiB."""
+_OMITTED = -1e4
+"""The logit of an omitted token: a probability of 0, and yet no infinity whose product with 0 is NaN."""
+
+
+@dataclass(frozen=True)
+class TokenFigures:
+    """N each: the figure, with its graph, and the log-probability of the target, without one."""
+
+    values: Tensor
+    log_probs: Tensor
+
+
+def token_figures(
+    figure: Figure,
+    head: Head,
+    states: Tensor,
+    targets: Tensor,
+    teacher_states: Tensor | None = None,
+    omit: tuple[Tensor, int] | None = None,
+) -> TokenFigures:
+    """Return one figure per position, differentiable once with respect to `states`.
+
+    Args:
+        figure: "log_prob" of the target, or a divergence from the teacher's distribution, in nats (`divergences`).
+        head: of both models; frozen.
+        states: N x D, the student's.
+        targets: N, the tokens.
+        teacher_states: N x D, the base model's; not needed for "log_prob".
+        omit: (rows, token): in the marked rows (N bool) both distributions are taken without this token and renormalised.
+            The log-probabilities of the targets are of the whole distribution all the same.
+
+    Raises:
+        DataError: a divergence without the teacher's states, or with states of another shape.
+        CompatibilityError: the head is not frozen.
+    """
+    if (figure == "log_prob") != (teacher_states is None):
+        found = "none" if teacher_states is None else "some"
+        raise DataError("the teacher's states for a divergence, none for log_prob", f"{found} for {figure}", "give what it needs")
+    if teacher_states is not None and teacher_states.shape != states.shape:
+        raise DataError(
+            f"teacher states of shape {tuple(states.shape)}", str(tuple(teacher_states.shape)), "take the same tokens"
+        )
+    if head.weight.requires_grad:
+        raise CompatibilityError("a frozen head", "one that learns", "freeze it, or take `divergences` on its logits")
+    if not torch.is_grad_enabled():
+        states = states.detach()  # `needs_input_grad` does not ask whether gradients are enabled
+    values, log_probs = _TokenFigures.apply(states, figure, head, targets, teacher_states, omit)  # type: ignore[no-untyped-call]
+    return TokenFigures(values, log_probs)
+
+
+class _TokenFigures(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        figure: Figure,
+        head: Head,
+        targets: Tensor,
+        teacher_states: Tensor | None,
+        omit: tuple[Tensor, int] | None,
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.float64 if states.dtype == torch.float64 else torch.float32
+        values, log_probs = (torch.empty(len(states), dtype=wide, device=states.device) for _ in range(2))
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(states) if wanted else None
+        chunk = max(1, CHUNK_LOGITS // len(head.weight))
+        for start in range(0, len(states), chunk):
+            rows = slice(start, start + chunk)
+            logits = head.logits(states[rows])
+            slope = None
+            if wanted and head.softcap is not None:
+                slope = 1 - (logits / head.softcap) ** 2
+            normaliser = torch.logsumexp(logits, 1)
+            chosen = targets[rows, None]
+            log_probs[rows] = logits.gather(1, chosen).squeeze(1) - normaliser
+            if teacher_states is None:
+                values[rows], by_logit = _log_prob(logits.sub_(normaliser[:, None]), chosen)
+            else:
+                teacher = head.logits(teacher_states[rows])
+                if omit is not None and omit[0][rows].any():
+                    where = omit[0][rows]
+                    logits[where, omit[1]] = teacher[where, omit[1]] = _OMITTED
+                    normaliser = torch.logsumexp(logits, 1)
+                log_p = teacher.sub_(torch.logsumexp(teacher, 1, keepdim=True))
+                values[rows], by_logit = _DIVERGENCES[figure](logits.sub_(normaliser[:, None]), log_p)
+            if gradient is not None:
+                slopes = by_logit() if slope is None else by_logit() * slope
+                gradient[rows] = (slopes if head.scale == 1.0 else slopes * head.scale).to(head.weight.dtype) @ head.weight
+        ctx.save_for_backward(*([] if gradient is None else [gradient]))
+        ctx.mark_non_differentiable(log_probs)
+        return values, log_probs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * incoming[0][:, None].to(gradient.dtype), *[None] * 5)
+
+
+def _log_prob(log_q: Tensor, chosen: Tensor) -> tuple[Tensor, ByLogit]:
+    value = log_q.gather(1, chosen).squeeze(1)
+    return value, lambda: log_q.exp_().neg_().scatter_add_(1, chosen, torch.ones_like(value)[:, None])
+
+
+def _total_variation(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, ByLogit]:
+    q = log_q.exp_()
+    gap = q - log_p.exp_()
+    value = 0.5 * gap.abs().sum(1)
+
+    def by_logit() -> Tensor:
+        sign = gap.sign_()
+        return 0.5 * q * (sign - (q * sign).sum(1, keepdim=True))
+
+    return value, by_logit
+
+
+def _forward_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, ByLogit]:
+    p = log_p.exp()
+    value = (p * log_p.sub_(log_q)).sum(1).clamp_(min=0.0)
+    return value, lambda: log_q.exp_().sub_(p)
+
+
+def _reverse_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, ByLogit]:
+    gap = log_q - log_p
+    q = log_q.exp_()
+    value = (q * gap).sum(1)
+    return value.clamp(min=0.0), lambda: gap.sub_(value[:, None]).mul_(q)
+
+
+def _jensen_shannon(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, ByLogit]:
+    log_m = torch.logaddexp(log_p, log_q).sub_(math.log(2.0))
+    own = log_q - log_m
+    q = log_q.exp_()
+    from_q = (q * own).sum(1)
+    from_p = (log_p.exp() * log_m.neg_().add_(log_p)).sum(1)
+    return (0.5 * (from_q + from_p)).clamp_(min=0.0), lambda: own.sub_(from_q[:, None]).mul_(q).mul_(0.5)
+
+
+_DIVERGENCES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, ByLogit]]] = {
+    "total_variation": _total_variation,
+    "forward_kl": _forward_kl,
+    "reverse_kl": _reverse_kl,
+    "jensen_shannon": _jensen_shannon,
+}
