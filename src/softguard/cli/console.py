@@ -1,6 +1,7 @@
 """Consoles and progress bars: plain when not a terminal."""
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -9,6 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is first imported: a library's bars would cut through ours
 out = Console()
 err = Console(stderr=True)
 
@@ -42,7 +44,7 @@ class Stages:
         )
         self._tasks: dict[str, TaskID] = {}
         self._first: dict[str, tuple[float, int]] = {}
-        self._last = 0.0
+        self._last, self._shown = 0.0, ("", -1)
         self._live = sys.stderr.isatty()
 
     def __enter__(self) -> "Stages":
@@ -65,8 +67,10 @@ class Stages:
             return
         now = time.monotonic()
         begins = stage not in self._first
+        if self._shown == (stage, done):
+            return
         started, before = self._first.setdefault(stage, (now, done))
         if begins or done == total or now - self._last > 10:
-            self._last = now
+            self._last, self._shown = now, (stage, done)
             left = f", {(now - started) / (done - before) * (total - done):.0f} s left" if before < done < total else ""
             err.print(f"{stage}: {done}/{total}{left} {shown}".rstrip(), highlight=False, soft_wrap=True)
