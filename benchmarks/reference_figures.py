@@ -22,7 +22,7 @@ from softguard.evaluation import metrics
 from softguard.evaluation.results import MetricValue
 from softguard.evaluation.statistics import mean
 from softguard.recipes.distill import LoadedRun, load_run
-from softguard.recipes.evaluate import answer_kl
+from softguard.recipes.evaluate import answer_states, mean_kl
 from softguard.recipes.prompts import take
 from softguard.recipes.student import ModelSystem
 
@@ -77,8 +77,9 @@ def drift(base: ModelSystem, student: ModelSystem, rows: Sequence[PromptRow], se
     with torch.inference_mode():
         for start in range(0, len(given), 8):
             part = given[start : start + 8]
-            values = answer_kl(base, student, [r for r, _ in part], [base.renderer.encode_response(x.text) for _, x in part])
-            out |= {r.id: value for (r, _), value in zip(part, values, strict=True)}
+            asked, responses = [r for r, _ in part], [base.renderer.encode_response(x.text) for _, x in part]
+            before, after = (answer_states(system, asked, responses) for system in (base, student))
+            out |= {r.id: mean_kl(base.lm, b, a) for r, b, a in zip(asked, before, after, strict=True)}
     return out
 
 

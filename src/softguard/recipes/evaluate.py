@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from softguard.core import Conversation, Reply, ReplySettings, System
 from softguard.core.files import write_atomically
@@ -73,7 +74,7 @@ def evaluate(path: Path, report: Report) -> EvaluationSummary:
         respond = system.respond if system is not teacher else _guarding(teacher, rows, replies["base"])
         replies[system.name] = _answers(loaded.run, system.name, respond, rows, settings, report, store)
     p_safe = [math.nan if r.p_safe is None else r.p_safe for r in replies["guarded"]]
-    drift = drifts(base, [prompted, student], rows, replies["base"], report)
+    drift = drifts(base, [prompted, student], rows, replies, report)
     drift["base"] = metrics.exact_value(0.0, "nats", "the base model's own answers")
     drift["guarded"] = metrics.not_measured("nats", "one verdict a prompt does not tell how often it would refuse")
     guard_size: int | None = getattr(teacher.guard, "num_parameters", None)
@@ -141,40 +142,53 @@ def differences(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]
 
 @torch.inference_mode()
 def drifts(
-    base: ModelSystem, others: Sequence[ModelSystem], rows: Sequence[PromptRow], answers: Sequence[Reply], report: Report
+    base: ModelSystem,
+    others: Sequence[ModelSystem],
+    rows: Sequence[PromptRow],
+    replies: Mapping[str, Sequence[Reply]],
+    report: Report,
 ) -> dict[str, MetricValue]:
     """Return KL(base, system) in nats per token along the base model's greedy answers to benign prompts.
 
     Look-alikes that the system answers count as benign prompts too (s at or below its threshold).
     """
+    answers = replies["base"]
     keep = [i for i, r in enumerate(rows) if r.label in ("benign", "look_alike") and answers[i].text]
     responses = {i: base.renderer.encode_response(answers[i].text) for i in keep}
-    out = {}
+
+    def states_of(system: ModelSystem, indices: Sequence[int]) -> dict[int, Tensor]:
+        found: dict[int, Tensor] = {}
+        for start in range(0, len(indices), 8):
+            report(f"drift: {system.name}", start, len(indices), {})
+            part = indices[start : start + 8]
+            states = answer_states(system, [rows[i] for i in part], [responses[i] for i in part])
+            found |= dict(zip(part, states, strict=True))
+        report(f"drift: {system.name}", len(indices), len(indices), {})
+        return found
+
+    before, out = states_of(base, keep), {}
     for system in others:
-        s = dict(zip(keep, system.refusal_log_odds([rows[i].conversation for i in keep]), strict=True))
         limit = system.threshold if system.threshold is not None else 0.0
-        answered = [i for i in keep if rows[i].label == "benign" or s[i] <= limit]
-        values: list[float] = []
-        for start in range(0, len(answered), 8):
-            part = answered[start : start + 8]
-            values += answer_kl(base, system, [rows[i] for i in part], [responses[i] for i in part])
-            report(f"drift: {system.name}", len(values), len(answered), {})
+        s = replies[system.name]
+        answered = [i for i in keep if rows[i].label == "benign" or s[i].refusal_log_odds <= limit]
+        after = states_of(system, answered)
+        values = [mean_kl(base.lm, before[i], after[i]) for i in answered]
         estimate = mean(values, 0, [rows[i].topic for i in answered])
         out[system.name] = metrics.mean_value(estimate, "nats")
     return out
 
 
-def answer_kl(
-    base: ModelSystem, system: ModelSystem, rows: Sequence[PromptRow], responses: Sequence[Sequence[int]]
-) -> list[float]:
-    """Return for each answer the mean over its tokens of KL(base, system); both are of one model."""
-    states = []
-    for one in (system, base):
-        virtual = None if one.adapter is None else one.adapter.virtual_tokens()
-        scored = response_states(one.lm, [one.prompt_ids(r.conversation) for r in rows], responses, virtual)
-        states.append(scored.states)
-    kl = token_figures("forward_kl", base.lm.output_head, states[0], scored.targets, states[1]).values
-    return [float(kl[scored.row == i].mean()) for i in range(len(rows))]
+def answer_states(system: ModelSystem, rows: Sequence[PromptRow], responses: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return for each answer the states with which a system predicts its tokens, T x D."""
+    virtual = None if system.adapter is None else system.adapter.virtual_tokens()
+    scored = response_states(system.lm, [system.prompt_ids(r.conversation) for r in rows], responses, virtual)
+    return [scored.states[scored.row == i] for i in range(len(rows))]
+
+
+def mean_kl(lm: LanguageModel, base_states: Tensor, states: Tensor) -> float:
+    """Return the mean over an answer's tokens of KL(base, system) in nats, from the states of both; they share `lm`'s head."""
+    targets = torch.zeros(len(states), dtype=torch.long, device=states.device)  # what was said plays no part
+    return float(token_figures("forward_kl", lm.output_head, states, targets, base_states).values.mean())
 
 
 def costs(
