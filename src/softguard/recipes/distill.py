@@ -127,7 +127,7 @@ def calibrate(benign_s: Sequence[float], target: float) -> float:
     """Return the lowest threshold b at which, with 95 % confidence, at most a share `target` of benign prompts has s > b.
 
     Of n validation prompts so many may be refused that the one-sided 95 % upper limit (Wilson) of the share is within `target`:
-    4 of 321 at 0.03, none where n is too small even for that. b stands midway between the last refused and the first answered
+    7 of 450 at 0.03, none where n is too small even for that. b stands midway between the last refused and the first answered
     prompt (1 above the highest where none may be refused), so that neither is decided by rounding.
     """
     n = len(benign_s)

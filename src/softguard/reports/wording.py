@@ -4,6 +4,7 @@ One idea: each number is turned into text in one place, so that the page, the Ma
 is one entry in `_FORMS`; one that is not there is written after the number.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -155,6 +156,6 @@ def _join(parts: Sequence[str]) -> str:
 def _range(low: float, high: float, unit: str) -> str:
     """Return both ends with the unit once: `85.3–92.3 %`, and with "to" where a sign would be read as a dash."""
     first, last = number(low, unit), number(high, unit)
-    suffix = first[len(first.rstrip(" %MiB")) :]
+    suffix = re.sub(r"^[-+\d.,]+", "", first)
     start = first.removesuffix(suffix) if last.endswith(suffix) else first
-    return f"{start} to {last}" if low < 0 else f"{start}–{last}"
+    return f"{start} to {last}" if low < 0 or last[0] == "+" else f"{start}–{last}"
