@@ -1,9 +1,10 @@
 """Contenders in turn, round by round: what the machine does meanwhile meets all of them alike."""
 
+import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -12,9 +13,32 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from softguard.models import processor_name
+from softguard.models import LanguageModel, best_device, fast_dtype, load_model, processor_name
 
+MODEL = "smollm2-135m"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OUT = Path(__file__).parent / "results"
+
+
+def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Return a parser with the options that all these benchmarks have."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--json", action="store_true", help="print the result only, write no file")
+    found.add_argument("--rounds", type=int, default=rounds)
+    found.add_argument("--without-bf16", action="store_true", help="leave out bf16, which is emulated on some processors")
+    return found
+
+
+def models(*, without_bf16: bool) -> Iterator[tuple[str, LanguageModel]]:
+    """Yield the embedded model in each type of number that is measured, by its short name."""
+    for name, dtype in DTYPES.items():
+        if name != "bf16" or not without_bf16:
+            yield name, load_model(MODEL, dtype=dtype)
+
+
+def own_dtype() -> str:
+    """Return the short name of the type that `model.dtype = "auto"` takes here."""
+    return next(name for name, dtype in DTYPES.items() if dtype == fast_dtype(best_device()))
 
 
 def timed_rounds(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

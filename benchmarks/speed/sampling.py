@@ -6,16 +6,14 @@ Prompts are our own training prompts as they stand. Ours sorts them by length, r
 batches, lets finished rows leave, and keeps the states of what it drew (which training needs and `generate` does not give).
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.speed.rounds import publish, ratio, result, timed_rounds
-from benchmarks.speed.training_step import DTYPES, MODEL
+from benchmarks.speed.rounds import MODEL, models, own_dtype, parser, publish, ratio, result, timed_rounds
 from softguard.core import Conversation
 from softguard.data import load_prompts
-from softguard.models import ChatRenderer, LanguageModel, best_device, fast_dtype, load_model, sample
+from softguard.models import ChatRenderer, LanguageModel, load_model, sample
 
 STATIC_BATCH = 32
 
@@ -54,25 +52,19 @@ def static_batches(dtype: torch.dtype, prompts: Sequence[Sequence[int]], tokens:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result only, write no file")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=500)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--without-bf16", action="store_true", help="leave out bf16, which is emulated on some processors")
-    a = parser.parse_args()
-    fast = "bf16" if fast_dtype(best_device()) == torch.bfloat16 else "fp32"
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--prompts", type=int, default=500)
+    options.add_argument("--tokens", type=int, default=48)
+    a = options.parse_args()
     rows = [r.prompt for r in load_prompts("softguard") if r.split == "train"][: a.prompts]
     contenders: dict[str, Callable[[], object]] = {}
-    for name, dtype in DTYPES.items():
-        if name == "bf16" and a.without_bf16:
-            continue
-        lm = load_model(MODEL, dtype=dtype)
+    for name, lm in models(without_bf16=a.without_bf16):
         renderer = ChatRenderer(lm.tokenizer)
         prompts = [renderer.render(Conversation.from_prompt(p)).ids for p in rows]
-        contenders[f"generate_{name}"] = static_batches(dtype, prompts, a.tokens, lm.turn_end_id)
+        contenders[f"generate_{name}"] = static_batches(lm.dtype, prompts, a.tokens, lm.turn_end_id)
         contenders[f"softguard_{name}"] = ours(lm, prompts, a.tokens)
     seconds = timed_rounds(contenders, a.rounds)
+    fast = own_dtype()
     best = f"softguard_{fast}"
     found = result(
         seconds,

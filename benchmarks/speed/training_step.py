@@ -9,7 +9,6 @@ the cache, which one pass over the data fills for all epochs.
 the input, head on response positions.
 """
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -17,15 +16,12 @@ import torch
 import torch.nn.functional as F
 from peft import PromptTuningConfig, TaskType, get_peft_model
 
-from benchmarks.speed.rounds import publish, ratio, result, timed_rounds
+from benchmarks.speed.rounds import MODEL, models, own_dtype, parser, publish, ratio, result, timed_rounds
 from softguard.adapters import SoftPrompt, SoftPromptConfig
-from softguard.models import LanguageModel, RenderedPrompt, best_device, fast_dtype, load_model, response_states
+from softguard.models import LanguageModel, RenderedPrompt, load_model, response_states
 from softguard.objectives.dense import DenseConfig, dense
 from softguard.teacher import TeacherRecord
 from softguard.training import Example, TrainingConfig, optimiser_step
-
-MODEL = "smollm2-135m"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def ids(rows: int, tokens: int, vocabulary: int) -> torch.Tensor:
@@ -115,26 +111,20 @@ def matrix_products(lm: LanguageModel, rows: int, length: int, response: int) ->
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the result only, write no file")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=128, help="of prompt and response together")
-    parser.add_argument("--response", type=int, default=40)
-    parser.add_argument("--virtual", type=int, default=20)
-    parser.add_argument("--without-bf16", action="store_true", help="leave out bf16, which is emulated on some processors")
-    a = parser.parse_args()
-    fast = "bf16" if fast_dtype(best_device()) == torch.bfloat16 else "fp32"
+    options = parser(__doc__, rounds=5)
+    options.add_argument("--batch", type=int, default=8)
+    options.add_argument("--tokens", type=int, default=128, help="of prompt and response together")
+    options.add_argument("--response", type=int, default=40)
+    options.add_argument("--virtual", type=int, default=20)
+    a = options.parse_args()
     contenders: dict[str, Callable[[], object]] = {}
-    for name, dtype in DTYPES.items():
-        if name == "bf16" and a.without_bf16:
-            continue
-        lm = load_model(MODEL, dtype=dtype)
+    for name, lm in models(without_bf16=a.without_bf16):
         given = ids(a.batch, a.tokens, lm.network.config.vocab_size)
         contenders[f"peft_{name}"] = usual_loop(lm, given, a.response, a.virtual)
         contenders[f"softguard_{name}"] = ours(lm, given, a.response, a.virtual)
         contenders[f"matrix_products_{name}"] = matrix_products(lm, a.batch, a.tokens + a.virtual - 1, a.response)
     seconds = timed_rounds(contenders, a.rounds)
+    fast = own_dtype()
     best = f"softguard_{fast}"
     found = result(
         seconds,

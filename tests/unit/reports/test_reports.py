@@ -199,6 +199,7 @@ def test_values_are_shown_with_what_is_not_known() -> None:
     assert lost.value == "–"
     assert lost.remark == "no headline; 9 of 100 ungraded: 50.0–55.0 % with them"
     assert cell(MetricValue(value=-0.01, low=-0.02, high=0.01, unit="ratio")).interval == "-2.0 to +1.0 %"
+    assert cell(MetricValue(value=0.1, low=0.0, high=0.209, unit="points")).interval == "+0.0 to +20.9 points"
     assert [number(1234.5, "count"), number(43.2, "MiB"), number(3.14159, "ms")] == ["1,234", "43 MiB", "3.14 ms"]
 
 
