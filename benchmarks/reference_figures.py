@@ -22,7 +22,7 @@ from softguard.evaluation import metrics
 from softguard.evaluation.results import MetricValue
 from softguard.evaluation.statistics import mean
 from softguard.recipes.distill import LoadedRun, load_run
-from softguard.recipes.evaluate import answer_states, mean_kl
+from softguard.recipes.drift import answer_states, mean_kl
 from softguard.recipes.prompts import take
 from softguard.recipes.student import ModelSystem
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from softguard.errors import RunError
 from softguard.evaluation.results import EvaluationSummary, SystemResult
-from softguard.recipes.evaluate import FOLDER
+from softguard.recipes.answers import FOLDER
 from softguard.runs import RunDir
 
 _SAME_MEASUREMENT = (

@@ -97,6 +97,9 @@ class EvaluationConfig(BaseModel):
         lt=1,
         description="largest share of benign prompts that the operating point may refuse, with 95 % confidence",
     )
+    calibration_prompts: int = Field(
+        0, ge=0, description="benign validation prompts that the operating point is chosen on; 0 is all"
+    )
     system_prompt: str = Field(SYSTEM_PROMPT, description="of the hard system prompt that is compared")
 
 

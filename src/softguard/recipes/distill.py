@@ -23,7 +23,7 @@ from softguard.guards import load_guard
 from softguard.models import LanguageModel, load_model, processor_name
 from softguard.objectives import OBJECTIVES
 from softguard.recipes.config import Config, on_this_machine, resolved, validate_config
-from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
+from softguard.recipes.prompts import RunPrompts, balanced, run_prompts, take
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
@@ -106,6 +106,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     adapter.save(out / "adapter", parts.lm)
     student = ModelSystem("student", parts.lm, adapter=adapter, refusal_text=teacher.refusal_text)
     benign = [r for r in rows.validation if r.label == "benign"]
+    benign = take(benign, config.evaluation.calibration_prompts, config.data.seed)
     shown = partial(_report_within, report, "operating point", 0, len(benign))
     s = student.refusal_log_odds([r.conversation for r in benign], shown)
     point = {

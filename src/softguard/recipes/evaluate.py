@@ -1,24 +1,16 @@
-"""`evaluate`: base, guarded system, hard system prompt and student on the held-out prompts, into one summary.
+"""`evaluate`: base, guarded system, hard system prompt and student on the held-out prompts, into one summary."""
 
-Each system's answers are kept in `evaluations/test/NAME.jsonl` as they are made, so that a kill loses at most one batch. Those of
-systems that are the same in every run (all but the student) are kept in the cache too, and are not made again.
-"""
-
-import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from softguard.core import Conversation, Reply, ReplySettings, System
-from softguard.core.files import write_atomically
-from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.evaluation import metrics
 from softguard.evaluation.results import (
@@ -30,23 +22,18 @@ from softguard.evaluation.results import (
     SystemResult,
     withhold,
 )
-from softguard.evaluation.statistics import mean, paired_difference
+from softguard.evaluation.statistics import paired_difference
 from softguard.guards import load_guard
-from softguard.models import LanguageModel, response_states
-from softguard.objectives.fused_head import token_figures
+from softguard.models import LanguageModel
+from softguard.recipes.answers import FOLDER, answers, guarding, store_of
 from softguard.recipes.distill import Report, load_run
+from softguard.recipes.drift import drifts
 from softguard.recipes.prompts import balanced, own_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
-from softguard.sources import cache_dir
-from softguard.teacher import Draft, GuardedSystem
+from softguard.teacher import GuardedSystem
 
-FOLDER = "evaluations/test"
 LABELS = {"base": "Base model", "guarded": "Guarded system", "system_prompt": "Hard system prompt", "student": "Student"}
-BATCH = 64
-Respond = Callable[[Sequence[Conversation], Sequence[str], ReplySettings, Progress | None], Sequence[Reply]]
-STORED = 1
-"""Of the kept answers: raised where their making or their form changes."""
 CONTEXT = 512
 """Positions that a generated token looks back on where compute is counted."""
 
@@ -67,16 +54,15 @@ def evaluate(path: Path, report: Report) -> EvaluationSummary:
     student = loaded.student()
     systems: list[System] = [base, teacher, prompted, student]
     shared = {"base": "", "guarded": teacher.guard.fingerprint, "system_prompt": config.evaluation.system_prompt}
+    stores = {s.name: store_of(lm, s, rows, settings, refusal, shared[s.name]) for s in systems if s.name in shared}
     replies: dict[str, list[Reply]] = {}
     for system in systems:
-        store = _store(lm, system, rows, settings, refusal, shared.get(system.name))
-        # The greedy drafts that the guard reads are the base model's answers: they are not made twice.
-        respond = system.respond if system is not teacher else _guarding(teacher, rows, replies["base"])
-        replies[system.name] = _answers(loaded.run, system.name, respond, rows, settings, report, store)
+        # The greedy drafts that the guard reads are the base model's answers.
+        respond = system.respond if system is not teacher else guarding(teacher, rows, replies["base"])
+        replies[system.name] = answers(loaded.run, system.name, respond, rows, settings, report, stores.get(system.name))
     p_safe = [math.nan if r.p_safe is None else r.p_safe for r in replies["guarded"]]
-    drift = drifts(base, [prompted, student], rows, replies, report)
-    drift["base"] = metrics.exact_value(0.0, "nats", "the base model's own answers")
-    drift["guarded"] = metrics.not_measured("nats", "one verdict a prompt does not tell how often it would refuse")
+    states = {name: path.with_suffix(".states.safetensors") for name, path in stores.items()}
+    drift = drifts(base, [prompted, student], rows, replies, states, report)
     guard_size: int | None = getattr(teacher.guard, "num_parameters", None)
     results, curves = [], {}
     for system in systems:
@@ -140,57 +126,6 @@ def differences(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]
     return out
 
 
-@torch.inference_mode()
-def drifts(
-    base: ModelSystem,
-    others: Sequence[ModelSystem],
-    rows: Sequence[PromptRow],
-    replies: Mapping[str, Sequence[Reply]],
-    report: Report,
-) -> dict[str, MetricValue]:
-    """Return KL(base, system) in nats per token along the base model's greedy answers to benign prompts.
-
-    Look-alikes that the system answers count as benign prompts too (s at or below its threshold).
-    """
-    answers = replies["base"]
-    keep = [i for i, r in enumerate(rows) if r.label in ("benign", "look_alike") and answers[i].text]
-    responses = {i: base.renderer.encode_response(answers[i].text) for i in keep}
-
-    def states_of(system: ModelSystem, indices: Sequence[int]) -> dict[int, Tensor]:
-        found: dict[int, Tensor] = {}
-        for start in range(0, len(indices), 8):
-            report(f"drift: {system.name}", start, len(indices), {})
-            part = indices[start : start + 8]
-            states = answer_states(system, [rows[i] for i in part], [responses[i] for i in part])
-            found |= dict(zip(part, states, strict=True))
-        report(f"drift: {system.name}", len(indices), len(indices), {})
-        return found
-
-    before, out = states_of(base, keep), {}
-    for system in others:
-        limit = system.threshold if system.threshold is not None else 0.0
-        s = replies[system.name]
-        answered = [i for i in keep if rows[i].label == "benign" or s[i].refusal_log_odds <= limit]
-        after = states_of(system, answered)
-        values = [mean_kl(base.lm, before[i], after[i]) for i in answered]
-        estimate = mean(values, 0, [rows[i].topic for i in answered])
-        out[system.name] = metrics.mean_value(estimate, "nats")
-    return out
-
-
-def answer_states(system: ModelSystem, rows: Sequence[PromptRow], responses: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Return for each answer the states with which a system predicts its tokens, T x D."""
-    virtual = None if system.adapter is None else system.adapter.virtual_tokens()
-    scored = response_states(system.lm, [system.prompt_ids(r.conversation) for r in rows], responses, virtual)
-    return [scored.states[scored.row == i] for i in range(len(rows))]
-
-
-def mean_kl(lm: LanguageModel, base_states: Tensor, states: Tensor) -> float:
-    """Return the mean over an answer's tokens of KL(base, system) in nats, from the states of both; they share `lm`'s head."""
-    targets = torch.zeros(len(states), dtype=torch.long, device=states.device)  # what was said plays no part
-    return float(token_figures("forward_kl", lm.output_head, states, targets, base_states).values.mean())
-
-
 def costs(
     system: System, lm: LanguageModel, guard_parameters: int | None, rows: Sequence[PromptRow], answer_tokens: int
 ) -> dict[str, MetricValue]:
@@ -251,74 +186,6 @@ def _added_positions(system: ModelSystem, lm: LanguageModel) -> _Added:
     front = alike[0] - alike[1]
     total = len(own[0]) - len(plain[0])
     return _Added(total, total - front)
-
-
-def _guarding(teacher: GuardedSystem, rows: Sequence[PromptRow], drafts: Sequence[Reply]) -> Respond:
-    """Return what answers as the guarded system, given the base model's answers to `rows`."""
-    by_id = {r.id: Draft(d.text, d.truncated) for r, d in zip(rows, drafts, strict=True)}
-
-    def respond(
-        conversations: Sequence[Conversation], ids: Sequence[str], settings: ReplySettings, progress: Progress | None = None
-    ) -> list[Reply]:
-        return teacher.decide(conversations, ids, [by_id[i] for i in ids], settings.seed)
-
-    return respond
-
-
-def _answers(
-    run: RunDir,
-    name: str,
-    respond: Respond,
-    rows: Sequence[PromptRow],
-    settings: ReplySettings,
-    report: Report,
-    store: Path | None,
-) -> list[Reply]:
-    """Return a system's replies, resuming from the file that holds those already made; `store` keeps them for other runs."""
-    path = run.path / FOLDER / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = path if path.exists() or store is None else store
-    lines = source.read_text().splitlines() if source.exists() else []
-    replies = [Reply(**json.loads(line)) for line in lines if line.endswith("}")]
-
-    def shown(before: int) -> Progress:
-        return lambda done, _: report(f"answers: {name}", before + done, len(rows), {})
-
-    shown(0)(len(replies), 0)
-    while len(replies) < len(rows):
-        part = rows[len(replies) : len(replies) + BATCH]
-        replies += respond([r.conversation for r in part], [r.id for r in part], settings, shown(len(replies)))
-        run.write_text(f"{FOLDER}/{name}.jsonl", _lines(replies))
-        shown(0)(len(replies), 0)
-    if source != path:
-        run.write_text(f"{FOLDER}/{name}.jsonl", _lines(replies))
-        shown(0)(len(replies), 0)
-    if store is not None and not store.exists():
-        write_atomically(store, _lines(replies))
-    return replies
-
-
-def _lines(replies: Sequence[Reply]) -> str:
-    return "".join(json.dumps(asdict(r)) + "\n" for r in replies)
-
-
-def _store(
-    lm: LanguageModel, system: System, rows: Sequence[PromptRow], settings: ReplySettings, refusal: str, made_by: str | None
-) -> Path | None:
-    """Return where the answers of a system that is the same in every run are kept, by all that made them; else None."""
-    if made_by is None:
-        return None
-    everything = [
-        STORED,
-        lm.fingerprint,
-        lm.attention,
-        system.name,
-        made_by,
-        refusal,
-        asdict(settings),
-        [r.conversation.to_dicts() for r in rows],
-    ]
-    return cache_dir() / "answers" / f"{hashlib.sha256(json.dumps(everything).encode()).hexdigest()}.jsonl"
 
 
 def _of(rows: Sequence[PromptRow], replies: Sequence[Reply], label: str) -> list[Reply]:

@@ -1,9 +1,11 @@
 """The evaluation of a run on a tiny model: one load, honest costs, nothing called zero that was not measured."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from softguard.adapters import SoftPrompt, SoftPromptConfig
@@ -11,8 +13,11 @@ from softguard.core import Reply
 from softguard.data import PromptRow
 from softguard.evaluation.statistics import wilson_interval
 from softguard.recipes import distill as distilling
+from softguard.recipes import drift
 from softguard.recipes import evaluate as evaluating
+from softguard.recipes.answers import FOLDER
 from softguard.recipes.config import resolved, validate_config
+from softguard.recipes.drift import guarded_drift
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
@@ -61,8 +66,7 @@ def test_the_base_is_loaded_once_and_what_is_unknown_is_no_zero(run):
     summary = evaluating.evaluate(path, silent)
     assert len(loads) == 1
     guarded, student, base = (summary.system(n).metrics for n in ("guarded", "student", "base"))
-    assert guarded["benign_drift"].value is None
-    assert "not measured" in guarded["benign_drift"].note
+    assert guarded["benign_drift"].value == 0  # this guard is certain that the benign answers are safe
     assert base["benign_drift"].value == 0
     assert student["benign_drift"].value is not None
     for name in ("added_parameters", "added_memory_mib", "extra_compute"):
@@ -149,9 +153,23 @@ def test_systems_that_do_not_depend_on_the_run_answer_once(run, tmp_path, monkey
     respond = ModelSystem.respond
     monkeypatch.setattr(ModelSystem, "respond", lambda self, *given: asked.append(self.name) or respond(self, *given))
     monkeypatch.setattr(GuardedSystem, "decide", lambda self, *given: pytest.fail("judged again"))
+    scored = []
+    states = drift.answer_states
+    monkeypatch.setattr(drift, "answer_states", lambda system, *given: scored.append(system.name) or states(system, *given))
     second = evaluating.evaluate(copy, silent)
-    assert set(asked) == {"student"}
-    assert [s.metrics for s in second.systems] == [s.metrics for s in first.systems]
+    assert set(asked) == set(scored) == {"student"}
+    for one, other in zip(second.systems, first.systems, strict=True):
+        assert one.metrics.keys() == other.metrics.keys()
+        was = {name: value.value for name, value in other.metrics.items() if value.value is not None}
+        assert {name: one.metrics[name].value for name in was} == pytest.approx(was, rel=1e-5)
     for name in ("base", "guarded", "system_prompt", "student"):
-        file = f"{evaluating.FOLDER}/{name}.jsonl"
+        file = f"{FOLDER}/{name}.jsonl"
         assert (copy / file).read_bytes() == (path / file).read_bytes()
+
+
+def test_the_guarded_systems_drift_is_the_cost_of_its_guards_doubt():
+    # KL(p, q) for q(y) = alpha p(y) and the rest on a text that p never says: sum p log(p / (alpha p)) = -log alpha.
+    p = np.array([0.2, 0.3, 0.5])
+    q = 0.8 * p
+    assert guarded_drift(0.8, 5) * 5 == pytest.approx(float((p * np.log(p / q)).sum()))
+    assert guarded_drift(0.0, 5) == math.inf

@@ -1,0 +1,105 @@
+"""Drift: how far a system's answers to benign prompts are from the base model's, KL(base, system) in nats per token.
+
+Along the base model's own answers. For a system of one model it is the mean over an answer's tokens of the divergence of the next
+token's distributions, exact over the vocabulary. For the guarded system, which keeps a draft y with probability alpha(y) and else
+says one fixed text, the divergence of a whole answer is E_y[-log alpha(y)] (paper, eq. 1-2; the refusal's own share of the base
+model's answers is neglected), spread over its tokens: by the chain rule both are the same quantity.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from softguard.core import Reply
+from softguard.core.files import write_atomically
+from softguard.data import PromptRow
+from softguard.evaluation import metrics
+from softguard.evaluation.results import MetricValue
+from softguard.evaluation.statistics import mean
+from softguard.models import LanguageModel, response_states
+from softguard.objectives.fused_head import token_figures
+from softguard.recipes.distill import Report
+from softguard.recipes.student import ModelSystem
+
+BATCH = 8
+
+
+@torch.inference_mode()
+def drifts(
+    base: ModelSystem,
+    others: Sequence[ModelSystem],
+    rows: Sequence[PromptRow],
+    replies: Mapping[str, Sequence[Reply]],
+    stores: Mapping[str, Path],
+    report: Report,
+) -> dict[str, MetricValue]:
+    """Return the drift of every system by name, from the replies of all to `rows`.
+
+    Look-alikes that a system answers count as benign prompts too: s at or below its threshold, 0 where it has none.
+
+    Args:
+        stores: where the states of a system that is the same in every run are kept, by its name.
+    """
+    answers = replies["base"]
+    keep = [i for i, r in enumerate(rows) if r.label in ("benign", "look_alike") and answers[i].text]
+    responses = {i: base.renderer.encode_response(answers[i].text) for i in keep}
+
+    def answered(name: str, threshold: float | None) -> list[int]:
+        limit = threshold if threshold is not None else 0.0
+        return [i for i in keep if rows[i].label == "benign" or replies[name][i].refusal_log_odds <= limit]
+
+    def value(indices: Sequence[int], values: Sequence[float]) -> MetricValue:
+        return metrics.mean_value(mean(values, 0, [rows[i].topic for i in indices]), "nats")
+
+    def states(system: ModelSystem, indices: Sequence[int]) -> dict[int, Tensor]:
+        store = stores.get(system.name)
+        if store is not None and store.exists():
+            report(f"drift: {system.name}", len(indices), len(indices), {})
+            return {int(i): found.to(system.lm.device) for i, found in load_file(store).items()}
+        made: dict[int, Tensor] = {}
+        for start in range(0, len(indices), BATCH):
+            report(f"drift: {system.name}", start, len(indices), {})
+            part = indices[start : start + BATCH]
+            made |= zip(part, answer_states(system, [rows[i] for i in part], [responses[i] for i in part]), strict=True)
+        report(f"drift: {system.name}", len(indices), len(indices), {})
+        if store is not None:
+            kept = {str(i): found.cpu().contiguous() for i, found in made.items()}
+            write_atomically(store, lambda path: save_file(kept, path))
+        return made
+
+    out = {"base": metrics.exact_value(0.0, "nats", "the base model's own answers")}
+    graded = [i for i in answered("guarded", None) if replies["guarded"][i].p_safe is not None]
+    spread = [guarded_drift(replies["guarded"][i].p_safe or 0.0, len(responses[i])) for i in graded]
+    out["guarded"] = (
+        value(graded, spread)
+        if graded and all(map(math.isfinite, spread))
+        else metrics.not_measured("nats", "the guard is certain that a benign draft is unsafe, or judged none")
+    )
+    before = states(base, keep)
+    for system in others:
+        indices = answered(system.name, system.threshold)
+        after = states(system, indices)
+        out[system.name] = value(indices, [mean_kl(base.lm, before[i], after[i]) for i in indices])
+    return out
+
+
+def guarded_drift(p_safe: float, tokens: int) -> float:
+    """Return -log alpha(y) / |y|, the guarded system's divergence from its LLM along an answer y, in nats per token."""
+    return -math.log(p_safe) / tokens if p_safe > 0 else math.inf
+
+
+def answer_states(system: ModelSystem, rows: Sequence[PromptRow], responses: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return for each answer the states with which a system predicts its tokens, T x D."""
+    virtual = None if system.adapter is None else system.adapter.virtual_tokens()
+    scored = response_states(system.lm, [system.prompt_ids(r.conversation) for r in rows], responses, virtual)
+    return [scored.states[scored.row == i] for i in range(len(rows))]
+
+
+def mean_kl(lm: LanguageModel, base_states: Tensor, states: Tensor) -> float:
+    """Return the mean over an answer's tokens of KL(base, system) in nats, from the states of both; they share `lm`'s head."""
+    targets = torch.zeros(len(states), dtype=torch.long, device=states.device)  # what was said plays no part
+    return float(token_figures("forward_kl", lm.output_head, states, targets, base_states).values.mean())
