@@ -1,0 +1,308 @@
+"""Generative guards in this process: a family's prompt on a causal language model, read at the verdict and nowhere else.
+
+One idea: the answers that a guard may give are scored as branches of one tree, so a prompt is run once whatever the number of
+answers and questions, and what all prompts begin with (the policy) once for the whole call. `register_model` files a family's
+weights as a guard; this module is no guard itself.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+import torch
+
+from softguard.core import Conversation, Guard, Message, Verdict
+from softguard.errors import CompatibilityError
+from softguard.guards.family import FAMILIES, MIN_MASS, Family, Question, Reading, read_answers
+from softguard.guards.judging import defused, why_ungraded
+from softguard.guards.registry import GUARDS, SOURCES, is_url, make_guard
+from softguard.models import LanguageModel, load_model, response_states, sample
+
+MAX_RESPONSE_TOKENS = 1024
+_HEAD_ROWS = 128
+"""Positions whose logits are made together: a vocabulary of 256,000 in float32 is a megabyte for each."""
+
+
+@dataclass(frozen=True)
+class GuardModel:
+    """A guard by name: a family's format on the weights of one reference. Calling it loads them."""
+
+    name: str
+    family: str
+    reference: str
+    size: str
+    licence: str
+
+    @property
+    def description(self) -> str:
+        """One line for the list of guards. Nobody here has run these weights, so it says so."""
+        return f"{self.size}, {self.licence}, {self.reference} (format only: weights never run by us)"
+
+    def __call__(self) -> Guard:
+        """Return the guard on its own weights."""
+        return self.at(self.reference)
+
+    def at(self, where: str) -> Guard:
+        """Return the guard on other weights, or asked of a server."""
+        if is_url(where):
+            repository = self.reference.removeprefix("hf:").partition("@")[0]
+            settings = {"url": where, "family": self.family, "model": repository, "name": self.name}
+            return make_guard({"kind": "openai_server", **settings})
+        return GenerativeGuard(load_model(where), FAMILIES.get(self.family), self.name)
+
+
+def register_model(name: str, family: str, reference: str, size: str, licence: str) -> None:
+    """File a family's weights as a guard."""
+    SOURCES[name] = (reference,)
+    GUARDS.register(name)(GuardModel(name, family, reference, size, licence))
+
+
+class GenerativeGuard:
+    """One family on one language model."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        family: Family,
+        name: str | None = None,
+        *,
+        max_response_tokens: int = MAX_RESPONSE_TOKENS,
+        min_mass: float = MIN_MASS,
+        token_budget: int = 4096,
+    ) -> None:
+        """Take a loaded model.
+
+        Args:
+            lm: the weights.
+            family: the format that they were trained with.
+            name: in tables; None is the family's.
+            max_response_tokens: an answer is read up to here, and its verdict says where that cut it.
+            min_mass: see `family.MIN_MASS`.
+            token_budget: padded tokens of a batch.
+        """
+        self.lm, self.family = lm, family
+        self._name = name or family.name
+        self._max_response_tokens, self._min_mass, self._token_budget = max_response_tokens, min_mass, token_budget
+        special = {t.content for t in lm.tokenizer.added_tokens_decoder.values() if t.special}
+        self._marks = frozenset(family.marks) | special | set(lm.tokenizer.all_special_tokens)
+        self._window = float(getattr(lm.network.config, "max_position_embeddings", None) or "inf")
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the weights, the format and what cuts a response."""
+        own = ("generative-1", self.family.fingerprint, self.lm.fingerprint, self.lm.attention)
+        return hashlib.sha256(repr((*own, self._max_response_tokens, self._min_mass)).encode()).hexdigest()
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of weights."""
+        return self.lm.num_parameters()
+
+    def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
+        """Return one verdict for each conversation, in order; scores are rounded to 5 digits (see `MiniGuard.judge`)."""
+        verdicts = [Verdict(ungraded=why_ungraded(c) or "not judged") for c in conversations]
+        asked: dict[int, Mapping[str, str]] = {}
+        cut: dict[int, bool] = {}
+        for i, conversation in enumerate(conversations):
+            if why_ungraded(conversation) is None:
+                shortened, cut[i] = self._shortened(conversation)
+                asked[i] = self.prompts(shortened)
+        flat = [(i, key, text) for i, prompts in asked.items() for key, text in prompts.items()]
+        readings = read_texts(self.lm, [text for _, _, text in flat], self.family.questions, self._window, self._token_budget)
+        by_row: dict[int, dict[str, Reading]] = {i: {} for i in asked}
+        for (i, key, _), reading in zip(flat, readings, strict=True):
+            if reading is None:
+                verdicts[i] = Verdict(ungraded=f"longer than the guard's {self._window:.0f} tokens", truncated=cut[i])
+            else:
+                by_row[i][key] = reading
+        for i, found in by_row.items():
+            if len(found) == len(asked[i]):
+                verdicts[i] = self.family.verdict(found, self._min_mass, truncated=cut[i])
+        self._name_categories(verdicts, asked)
+        return verdicts
+
+    def prompts(self, conversation: Conversation) -> Mapping[str, str]:
+        """Return what the model is given for a conversation, by the family's keys: its text is defused."""
+        safe = defused(conversation, self._marks)
+        return {"": self.template_prompt(safe)} if self.family.render is None else self.family.render(safe)
+
+    def template_prompt(self, conversation: Conversation) -> str:
+        """Return the prompt as the chat template that came with the weights renders it.
+
+        Raises:
+            CompatibilityError: the weights bring no template.
+        """
+        if not getattr(self.lm.tokenizer, "chat_template", None):
+            raise CompatibilityError(f"{self.family.name} weights with a chat template", "none", "use the original weights")
+        messages = self.family.messages(conversation)
+        text: str = self.lm.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self.family.template
+        )
+        return text
+
+    def _shortened(self, conversation: Conversation) -> tuple[Conversation, bool]:
+        encoded = self.lm.tokenizer(conversation.response, add_special_tokens=False, return_offsets_mapping=True)
+        if len(encoded["input_ids"]) <= self._max_response_tokens:
+            return conversation, False
+        end = encoded["offset_mapping"][self._max_response_tokens - 1][1]
+        kept = Message("assistant", conversation.response[:end])
+        return replace(conversation, messages=(*conversation.messages[:-1], kept)), True
+
+    def _name_categories(self, verdicts: list[Verdict], asked: Mapping[int, Mapping[str, str]]) -> None:
+        """Add the categories that the model names for what it calls unsafe, each with p_unsafe, in place."""
+        named = self.family.categories
+        rows = [i for i in asked if (p := verdicts[i].p_safe) is not None and p < 0.5]
+        if named is None or not rows:
+            return
+        made = sample(
+            self.lm,
+            [encoded(self.lm.tokenizer, next(iter(asked[i].values())) + named.lead) for i in rows],
+            [str(i) for i in rows],
+            max_new_tokens=named.max_tokens,
+            temperature=0.0,
+            seed=0,
+            refusal_token=0,
+            batch_size=32,
+        )
+        for i, generation in zip(rows, made, strict=True):
+            text: str = self.lm.tokenizer.decode(list(generation.ids), skip_special_tokens=True)
+            p_unsafe = round(1.0 - (verdicts[i].p_safe or 0.0), 5)
+            found = dict.fromkeys(named.named_in(text), p_unsafe)
+            verdicts[i] = replace(verdicts[i], categories={**verdicts[i].categories, **found})
+
+
+def encoded(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of a rendered prompt, whose special tokens stand in its text."""
+    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+@torch.inference_mode()
+def read_texts(
+    lm: LanguageModel,
+    texts: Sequence[str],
+    questions: Sequence[Question],
+    window: float = float("inf"),
+    token_budget: int = 4096,
+) -> list[Reading | None]:
+    """Return what a model says to each prompt; None where the prompt with its answers is longer than `window`.
+
+    An answer's probability is that of its tokens up to the one that tells it from the other answers: one token where their
+    first tokens differ, as the families' own score rules have it.
+    """
+    trees = [_answer_tree(lm.tokenizer, text, questions) for text in texts]
+    leaves = [leaf for tree in trees if tree.length <= window for leaf in tree.leaves]
+    if not leaves:
+        return [None] * len(texts)
+    states = response_states(lm, [x.prompt for x in leaves], [x.rest for x in leaves], token_budget=token_budget)
+    rows, targets, start = [], [], 0
+    for leaf in leaves:
+        rows += [start + t for t in leaf.read]
+        targets += [leaf.rest[t] for t in leaf.read]
+        start += len(leaf.rest)
+    log_probs: list[float] = []
+    for first in range(0, len(rows), _HEAD_ROWS):
+        part = slice(first, first + _HEAD_ROWS)
+        logits = lm.head(states.states[rows[part]])
+        chosen = logits.gather(1, torch.tensor(targets[part], device=logits.device)[:, None]).squeeze(1)
+        log_probs += (chosen - logits.logsumexp(-1)).tolist()
+    out: list[Reading | None] = []
+    used = 0
+    for tree in trees:
+        if tree.length > window:
+            out.append(None)
+            continue
+        found: dict[tuple[str, ...], float] = {}
+        for leaf in tree.leaves:
+            for depth, count in enumerate(leaf.counts, 1):
+                found[leaf.path[:depth]] = sum(log_probs[used : used + count])
+                used += count
+        out.append(read_answers(questions, partial(_next_answers, found)))
+    return out
+
+
+def _next_answers(found: Mapping[tuple[str, ...], float], path: tuple[str, ...]) -> Mapping[str, float]:
+    return {longer[-1]: value for longer, value in found.items() if longer[:-1] == path}
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One way to answer all questions: `prompt` and `rest` are its ids, `read` the places in `rest` whose tokens are scored, and
+    `counts` how many of them belong to each question."""
+
+    path: tuple[str, ...]
+    prompt: list[int]
+    rest: list[int]
+    read: list[int]
+    counts: list[int]
+
+
+@dataclass(frozen=True)
+class _AnswerTree:
+    """All ways to answer the questions after one prompt; `length` of the longest in tokens."""
+
+    leaves: list[_Leaf]
+    length: int
+
+
+def _answer_tree(tokenizer: Any, text: str, questions: Sequence[Question]) -> _AnswerTree:
+    """Return the leaves with the tokens that tell sibling answers apart.
+
+    Raises:
+        CompatibilityError: the tokenizer does not tell two answers apart.
+    """
+    paths = list(product(*(q.answers for q in questions)))
+    ids, spans = {}, {}
+    for path in paths:
+        ids[path], spans[path] = _spans(tokenizer, text, questions, path)
+    shared = _common_length(list(ids.values()))
+    leaves = []
+    for path in paths:
+        read: list[int] = []
+        counts = []
+        for depth in range(len(questions)):
+            span = range(*spans[path][depth])
+            siblings = [p for p in paths if p[:depth] == path[:depth] and p[depth] != path[depth]]
+            others = [[ids[p][t] for t in range(*spans[p][depth])] for p in siblings]
+            own = [ids[path][t] for t in span]
+            needed = 1 + max(_common_length([own, other]) for other in others)
+            if needed > len(own):
+                raise CompatibilityError(
+                    "a tokenizer that tells the answers apart", repr(path[depth]), "use the family's own weights"
+                )
+            places = [t - shared for t in span[:needed] if t >= shared]
+            read += places
+            counts.append(len(places))
+        leaves.append(_Leaf(path, ids[path][:shared], ids[path][shared : shared + max(read) + 1], read, counts))
+    return _AnswerTree(leaves, max(len(x) for x in ids.values()))
+
+
+def _spans(
+    tokenizer: Any, text: str, questions: Sequence[Question], path: Sequence[str]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the ids of a prompt with its answers written out, and for each answer the range of its tokens."""
+    places = []
+    for question, answer in zip(questions, path, strict=True):
+        text += question.lead
+        places.append((len(text), len(text) + len(answer)))
+        text += answer
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = found["offset_mapping"]
+    spans = []
+    for start, end in places:
+        inside = [t for t, (a, b) in enumerate(offsets) if b > start and a < end]
+        spans.append((inside[0], inside[-1] + 1))
+    return [int(i) for i in found["input_ids"]], spans
+
+
+def _common_length(rows: Sequence[Sequence[int]]) -> int:
+    """Return how many first ids all rows share."""
+    shortest = min(len(r) for r in rows)
+    return next((t for t in range(shortest) if len({r[t] for r in rows}) > 1), shortest)
