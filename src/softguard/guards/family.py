@@ -88,7 +88,8 @@ class Family:
             with the weights, where the format is documented nowhere else.
         bos: what the prompt begins with: a server may add it too.
         marks: strings that mean something to the format: an answer that holds them is defused.
-        template: options of the weights' own chat template that make it the format.
+        template: for each prompt, the options of the weights' own chat template that make it that prompt; empty where the weights
+            bring none that is the format.
         parts: whether that template takes a list of `{"type": "text"}` as content and sees nothing in plain strings.
         chats: whether a server's own chat template can stand in for `render`.
         categories: which categories the model names, if it does.
@@ -102,7 +103,7 @@ class Family:
     render: Callable[[Conversation], Mapping[str, str]] | None
     bos: str = ""
     marks: tuple[str, ...] = ()
-    template: Mapping[str, Any] = field(default_factory=dict)
+    template: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     parts: bool = False
     chats: bool = True
     categories: NamedCategories | None = None
@@ -110,7 +111,7 @@ class Family:
     @cached_property
     def fingerprint(self) -> str:
         """What the verdicts depend on: the format as rendered, the questions, and the rule's name."""
-        rendered = sorted(self.render(_PROBE).items()) if self.render else sorted(self.template.items())
+        rendered = sorted(self.render(_PROBE).items()) if self.render else repr(self.template)
         named = (self.categories.lead, sorted(self.categories.names.items())) if self.categories else None
         described = repr((self.name, rendered, self.questions, self.score.__qualname__, named))
         return hashlib.sha256(described.encode()).hexdigest()

@@ -132,21 +132,21 @@ class GenerativeGuard:
     def prompts(self, conversation: Conversation) -> Mapping[str, str]:
         """Return what the model is given for a conversation, by the family's keys: its text is defused."""
         safe = defused(conversation, self._marks)
-        return {"": self.template_prompt(safe)} if self.family.render is None else self.family.render(safe)
+        return self.template_prompts(safe) if self.family.render is None else self.family.render(safe)
 
-    def template_prompt(self, conversation: Conversation) -> str:
-        """Return the prompt as the chat template that came with the weights renders it.
+    def template_prompts(self, conversation: Conversation) -> Mapping[str, str]:
+        """Return the prompts as the chat template that came with the weights renders them, none where it is not the format.
 
         Raises:
             CompatibilityError: the weights bring no template.
         """
         if not getattr(self.lm.tokenizer, "chat_template", None):
             raise CompatibilityError(f"{self.family.name} weights with a chat template", "none", "use the original weights")
-        messages = self.family.messages(conversation)
-        text: str = self.lm.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.family.template
-        )
-        return text
+        messages, render = self.family.messages(conversation), self.lm.tokenizer.apply_chat_template
+        return {
+            key: str(render(messages, tokenize=False, add_generation_prompt=True, **options))
+            for key, options in self.family.template.items()
+        }
 
     def _shortened(self, conversation: Conversation) -> tuple[Conversation, bool]:
         encoded = self.lm.tokenizer(conversation.response, add_special_tokens=False, return_offsets_mapping=True)

@@ -58,7 +58,7 @@ def no_risk(readings: Mapping[str, Reading]) -> Score:
 def _family(
     name: str,
     render: Callable[[Conversation], Mapping[str, str]] | None,
-    template: Mapping[str, Any],
+    template: Mapping[str, Mapping[str, Any]],
     question: Question | None = None,
 ) -> Family:
     return Family(
@@ -73,8 +73,8 @@ def _family(
     )
 
 
-_BY_RISK = {"guardian_config": {"risk_name": "harm"}}
-_BY_CRITERION = {"guardian_config": {"criteria_id": "harm"}, "think": False}
+_BY_RISK = {"harm": {"guardian_config": {"risk_name": "harm"}}}
+_BY_CRITERION = {"harm": {"guardian_config": {"criteria_id": "harm"}, "think": False}}
 _SCORE = Question("verdict", "<score>", (" yes", " no"))
 FAMILIES.register("granite-guardian-3.0")(_family("granite-guardian-3.0", _renderer("", "*"), _BY_RISK))
 FAMILIES.register("granite-guardian-3.1")(_family("granite-guardian-3.1", _renderer(_SYSTEM_31, "-"), _BY_RISK))

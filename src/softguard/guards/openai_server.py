@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +102,7 @@ class ServerGuard:
         for key, text in self._family.render(conversation).items():
             prompt = text.removeprefix(self._family.bos) if self._config.server_adds_bos else text
             try:
-                readings[key] = read_answers(self._family.questions, lambda path, p=prompt: self._ask(p, path), PRUNE)
+                readings[key] = read_answers(self._family.questions, partial(self._ask, prompt), PRUNE)
             except _NoAnswer as error:
                 return Failure(str(error))
         return readings
@@ -126,12 +127,13 @@ class ServerGuard:
 
     def _chat(self, conversation: Conversation) -> Mapping[str, Reading] | Failure:
         (question,) = self._family.questions
+        ((key, options),) = self._family.template.items()
         body: dict[str, Any] = {
             **{"model": self._config.model, "messages": self._family.messages(conversation), "max_tokens": _CHAT_TOKENS},
             **{"temperature": 0, "logprobs": True, "top_logprobs": self._config.top_logprobs},
         }
-        if self._family.template:
-            body["chat_template_kwargs"] = dict(self._family.template)
+        if options:
+            body["chat_template_kwargs"] = dict(options)
         reply = self._client.post("/chat/completions", body, _key(repr(body["messages"])))
         if isinstance(reply, Failure):
             return reply
@@ -141,8 +143,8 @@ class ServerGuard:
         written = ""
         for position in positions:
             if _leads_up(written, question.lead) and position.token.strip():
-                said = on_answers(position.likeliest, question.answers)
-                return {"": read_answers(self._family.questions, lambda _, logs=said: logs)}
+                said: dict[tuple[str, ...], Mapping[str, float]] = {(): on_answers(position.likeliest, question.answers)}
+                return {key: read_answers(self._family.questions, said.__getitem__)}
             written += position.token
         return Failure(f"a reply without the words that lead up to a verdict of {self._family.name}")
 

@@ -72,6 +72,7 @@ FAMILIES.register("shieldgemma")(
         render=_render,
         bos="<bos>",
         marks=("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
+        template={name: {"guideline": principle} for name, principle in _PRINCIPLES.items()},
         chats=False,
     )
 )

@@ -129,7 +129,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
 def _positions(network: Any) -> int:
     """Return how many tokens the network has places for: RoBERTa's first places are its padding's."""
     places = [m for name, m in network.named_modules() if name.endswith("position_embeddings") and hasattr(m, "num_embeddings")]
-    learned = [m.num_embeddings - (m.padding_idx + 1 if m.padding_idx is not None else 0) for m in places]
+    learned = [int(m.num_embeddings) - (int(m.padding_idx) + 1 if m.padding_idx is not None else 0) for m in places]
     return min([*learned, int(getattr(network.config, "max_position_embeddings", None) or 10**6)])
 
 

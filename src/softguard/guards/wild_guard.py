@@ -51,6 +51,7 @@ FAMILIES.register("wildguard")(
         render=_render,
         bos="<s>",
         marks=("<s>", "</s>", "<|user|>", "<|assistant|>", "[INST]", "[/INST]"),
+        template={},
         chats=False,
     )
 )

@@ -1,15 +1,32 @@
 """A family on tiny random models: what is read against the whole model's softmax, batches, windows, cuts, categories."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from softguard.core import Conversation, Message
 from softguard.errors import CompatibilityError, ConfigError
 from softguard.guards import GUARDS
 from softguard.guards.family import FAMILIES, Question
 from softguard.guards.generative import GenerativeGuard, GuardModel, encoded, read_texts
-from softguard.models import LanguageModel
-from tests.fakes import tiny_model
+from softguard.models import LanguageModel, load_model
+from tests.fakes import byte_tokenizer, tiny_model
 
 PAIR = Conversation.from_prompt("Name a river.").with_response("The Rhine.")
 LONG = Conversation.from_prompt("Tell me a story.").with_response("Once upon a time there was a river. " * 5)
@@ -26,9 +43,29 @@ def by_softmax(lm: LanguageModel, text: str, answers: tuple[str, ...]) -> dict[s
     return found
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma3"])
-def test_first_token_probabilities_are_those_of_the_whole_model(kind):
-    lm = tiny_model(kind)
+_SIZES: dict[str, Any] = {
+    **{"vocab_size": 258, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4},
+    **{"num_key_value_heads": 2, "initializer_range": 0.2},
+}
+ARCHITECTURES: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SIZES)),
+    "llama4": lambda: Llama4ForCausalLM(
+        Llama4TextConfig(**_SIZES, head_dim=8, intermediate_size_mlp=64, moe_layers=[], attention_chunk_size=8192)
+    ),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**_SIZES, head_dim=8, query_pre_attn_scalar=8)),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**_SIZES, logits_scaling=4.0)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**_SIZES, sliding_window=None)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SIZES, head_dim=8)),
+}
+"""What the families are made of."""
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_first_token_probabilities_are_those_of_the_whole_model(kind, tmp_path):
+    torch.manual_seed(0)
+    ARCHITECTURES[kind]().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    lm = load_model(str(tmp_path), dtype=torch.float32, device="cpu")
     question = Question("verdict", "\n\n", ("safe", "unsafe"))
     texts = ["A prompt that both share: one", "A prompt that both share: another, longer one", "none"]
     for text, reading in zip(texts, read_texts(lm, texts, [question]), strict=True):
