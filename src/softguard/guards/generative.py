@@ -1,29 +1,22 @@
 """Generative guards in this process: a family's prompt on a causal language model, read at the verdict and nowhere else.
 
-One idea: the answers that a guard may give are scored as branches of one tree, so a prompt is run once whatever the number of
-answers and questions, and what all prompts begin with (the policy) once for the whole call. `register_model` files a family's
-weights as a guard; this module is no guard itself.
+One idea: everything that differs between guards is in their `Family`; what is here renders, cuts, reads (`reading`) and says
+where it could not. `register_model` files a family's weights as a guard; this module is no guard itself.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import product
-from typing import Any
-
-import torch
 
 from softguard.core import Conversation, Guard, Message, Verdict
 from softguard.errors import CompatibilityError
-from softguard.guards.family import FAMILIES, MIN_MASS, Family, Question, Reading, read_answers
+from softguard.guards.family import FAMILIES, MIN_MASS, Family, Reading
 from softguard.guards.judging import defused, why_ungraded
+from softguard.guards.reading import encoded, read_texts
 from softguard.guards.registry import GUARDS, SOURCES, is_url, make_guard
-from softguard.models import LanguageModel, load_model, response_states, sample
+from softguard.models import LanguageModel, load_model, sample
 
 MAX_RESPONSE_TOKENS = 1024
-_HEAD_ROWS = 128
-"""Positions whose logits are made together: a vocabulary of 256,000 in float32 is a megabyte for each."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +109,14 @@ class GenerativeGuard:
                 shortened, cut[i] = self._shortened(conversation)
                 asked[i] = self.prompts(shortened)
         flat = [(i, key, text) for i, prompts in asked.items() for key, text in prompts.items()]
-        readings = read_texts(self.lm, [text for _, _, text in flat], self.family.questions, self._window, self._token_budget)
+        readings = read_texts(
+            self.lm,
+            [text for _, _, text in flat],
+            self.family.questions,
+            [i for i, _, _ in flat],
+            window=self._window,
+            token_budget=self._token_budget,
+        )
         by_row: dict[int, dict[str, Reading]] = {i: {} for i in asked}
         for (i, key, _), reading in zip(flat, readings, strict=True):
             if reading is None:
@@ -177,132 +177,3 @@ class GenerativeGuard:
             p_unsafe = round(1.0 - (verdicts[i].p_safe or 0.0), 5)
             found = dict.fromkeys(named.named_in(text), p_unsafe)
             verdicts[i] = replace(verdicts[i], categories={**verdicts[i].categories, **found})
-
-
-def encoded(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a rendered prompt, whose special tokens stand in its text."""
-    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
-
-
-@torch.inference_mode()
-def read_texts(
-    lm: LanguageModel,
-    texts: Sequence[str],
-    questions: Sequence[Question],
-    window: float = float("inf"),
-    token_budget: int = 4096,
-) -> list[Reading | None]:
-    """Return what a model says to each prompt; None where the prompt with its answers is longer than `window`.
-
-    An answer's probability is that of its tokens up to the one that tells it from the other answers: one token where their
-    first tokens differ, as the families' own score rules have it.
-    """
-    trees = [_answer_tree(lm.tokenizer, text, questions) for text in texts]
-    leaves = [leaf for tree in trees if tree.length <= window for leaf in tree.leaves]
-    if not leaves:
-        return [None] * len(texts)
-    states = response_states(lm, [x.prompt for x in leaves], [x.rest for x in leaves], token_budget=token_budget)
-    rows, targets, start = [], [], 0
-    for leaf in leaves:
-        rows += [start + t for t in leaf.read]
-        targets += [leaf.rest[t] for t in leaf.read]
-        start += len(leaf.rest)
-    log_probs: list[float] = []
-    for first in range(0, len(rows), _HEAD_ROWS):
-        part = slice(first, first + _HEAD_ROWS)
-        logits = lm.head(states.states[rows[part]])
-        chosen = logits.gather(1, torch.tensor(targets[part], device=logits.device)[:, None]).squeeze(1)
-        log_probs += (chosen - logits.logsumexp(-1)).tolist()
-    out: list[Reading | None] = []
-    used = 0
-    for tree in trees:
-        if tree.length > window:
-            out.append(None)
-            continue
-        found: dict[tuple[str, ...], float] = {}
-        for leaf in tree.leaves:
-            for depth, count in enumerate(leaf.counts, 1):
-                found[leaf.path[:depth]] = sum(log_probs[used : used + count])
-                used += count
-        out.append(read_answers(questions, partial(_next_answers, found)))
-    return out
-
-
-def _next_answers(found: Mapping[tuple[str, ...], float], path: tuple[str, ...]) -> Mapping[str, float]:
-    return {longer[-1]: value for longer, value in found.items() if longer[:-1] == path}
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    """One way to answer all questions: `prompt` and `rest` are its ids, `read` the places in `rest` whose tokens are scored, and
-    `counts` how many of them belong to each question."""
-
-    path: tuple[str, ...]
-    prompt: list[int]
-    rest: list[int]
-    read: list[int]
-    counts: list[int]
-
-
-@dataclass(frozen=True)
-class _AnswerTree:
-    """All ways to answer the questions after one prompt; `length` of the longest in tokens."""
-
-    leaves: list[_Leaf]
-    length: int
-
-
-def _answer_tree(tokenizer: Any, text: str, questions: Sequence[Question]) -> _AnswerTree:
-    """Return the leaves with the tokens that tell sibling answers apart.
-
-    Raises:
-        CompatibilityError: the tokenizer does not tell two answers apart.
-    """
-    paths = list(product(*(q.answers for q in questions)))
-    ids, spans = {}, {}
-    for path in paths:
-        ids[path], spans[path] = _spans(tokenizer, text, questions, path)
-    shared = _common_length(list(ids.values()))
-    leaves = []
-    for path in paths:
-        read: list[int] = []
-        counts = []
-        for depth in range(len(questions)):
-            span = range(*spans[path][depth])
-            siblings = [p for p in paths if p[:depth] == path[:depth] and p[depth] != path[depth]]
-            others = [[ids[p][t] for t in range(*spans[p][depth])] for p in siblings]
-            own = [ids[path][t] for t in span]
-            needed = 1 + max(_common_length([own, other]) for other in others)
-            if needed > len(own):
-                raise CompatibilityError(
-                    "a tokenizer that tells the answers apart", repr(path[depth]), "use the family's own weights"
-                )
-            places = [t - shared for t in span[:needed] if t >= shared]
-            read += places
-            counts.append(len(places))
-        leaves.append(_Leaf(path, ids[path][:shared], ids[path][shared : shared + max(read) + 1], read, counts))
-    return _AnswerTree(leaves, max(len(x) for x in ids.values()))
-
-
-def _spans(
-    tokenizer: Any, text: str, questions: Sequence[Question], path: Sequence[str]
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return the ids of a prompt with its answers written out, and for each answer the range of its tokens."""
-    places = []
-    for question, answer in zip(questions, path, strict=True):
-        text += question.lead
-        places.append((len(text), len(text) + len(answer)))
-        text += answer
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    offsets = found["offset_mapping"]
-    spans = []
-    for start, end in places:
-        inside = [t for t, (a, b) in enumerate(offsets) if b > start and a < end]
-        spans.append((inside[0], inside[-1] + 1))
-    return [int(i) for i in found["input_ids"]], spans
-
-
-def _common_length(rows: Sequence[Sequence[int]]) -> int:
-    """Return how many first ids all rows share."""
-    shortest = min(len(r) for r in rows)
-    return next((t for t in range(shortest) if len({r[t] for r in rows}) > 1), shortest)

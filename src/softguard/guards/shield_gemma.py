@@ -1,6 +1,6 @@
 """ShieldGemma (2B, 9B): does the chatbot's response violate a principle, "Yes" or "No"? One prompt for each of four. Google.
 
-A prompt holds one principle, so a pair takes four prompts, which share what comes before it. p_safe is 1 minus the largest
+A prompt holds one principle, so a pair takes four prompts, branches of the exchange before it. p_safe is 1 minus the largest
 probability of "Yes" (against "No"): an answer is as unsafe as the principle that it breaks most. Each is a category. Only the
 last user turn and the answer are read. Format and principles are Google's, under the Gemma Terms of Use; the doubled blank in the
 last sentence is the chat template's own.

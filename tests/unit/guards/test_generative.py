@@ -24,8 +24,9 @@ from softguard.core import Conversation, Message
 from softguard.errors import CompatibilityError, ConfigError
 from softguard.guards import GUARDS
 from softguard.guards.family import FAMILIES, Question
-from softguard.guards.generative import GenerativeGuard, GuardModel, encoded, read_texts
-from softguard.models import LanguageModel, load_model
+from softguard.guards.generative import GenerativeGuard, GuardModel
+from softguard.guards.reading import encoded, read_texts
+from softguard.models import LanguageModel, load_model, response_states
 from tests.fakes import byte_tokenizer, tiny_model
 
 PAIR = Conversation.from_prompt("Name a river.").with_response("The Rhine.")
@@ -68,11 +69,11 @@ def test_first_token_probabilities_are_those_of_the_whole_model(kind, tmp_path):
     lm = load_model(str(tmp_path), dtype=torch.float32, device="cpu")
     question = Question("verdict", "\n\n", ("safe", "unsafe"))
     texts = ["A prompt that both share: one", "A prompt that both share: another, longer one", "none"]
-    for text, reading in zip(texts, read_texts(lm, texts, [question]), strict=True):
+    for text, found in zip(texts, read_texts(lm, texts, [question]), strict=True):
         p = by_softmax(lm, text + "\n\n", ("s", "u"))  # the first bytes of the answers tell them apart
-        assert reading is not None
-        assert reading.answers["verdict"]["safe"] == pytest.approx(p["s"] / (p["s"] + p["u"]), abs=1e-5)
-        assert reading.mass == pytest.approx(p["s"] + p["u"], rel=1e-4)
+        assert found is not None
+        assert found.answers["verdict"]["safe"] == pytest.approx(p["s"] / (p["s"] + p["u"]), abs=1e-5)
+        assert found.mass == pytest.approx(p["s"] + p["u"], rel=1e-4)
 
 
 def test_answers_that_begin_alike_are_read_up_to_where_they_part():
@@ -101,6 +102,40 @@ def test_several_questions_are_marginalised_over_every_path():
             for third in expected:
                 expected[third] += path * three[third[1]] / sum(three.values())
     assert dict(reading.answers["harmful_response"]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "branches", "longest"),
+    [("llama-guard-3", 1, 1), ("qwen3guard", 1, 1), ("wildguard", 6, 60), ("shieldgemma", 4, 750)],
+)
+def test_a_pair_costs_its_prompt_and_as_few_branches_as_there_can_be(family, branches, longest, monkeypatch):
+    asked: list[tuple[list, list]] = []
+
+    def watched(lm, prompts, responses, **options):
+        asked.append((prompts, responses))
+        return response_states(lm, prompts, responses, **options)
+
+    monkeypatch.setattr("softguard.guards.reading.response_states", watched)
+    lm = tiny_model()
+    lm.network.config.max_position_embeddings = 16_384
+    GenerativeGuard(lm, FAMILIES.get(family), min_mass=0.0).judge([PAIR])
+    ((prompts, responses),) = asked
+    assert len(responses) == branches
+    assert len({tuple(p) for p in prompts}) == 1
+    assert max(len(r) for r in responses) <= longest
+    assert lm.tokenizer.decode(prompts[0]).count("The Rhine.") == 1
+
+
+def test_prompts_of_a_group_read_as_they_do_alone():
+    lm = tiny_model()
+    question = Question("q", "", ("Yes", "No"))
+    texts = ["The same beginning, then one", "The same beginning, then another thing", "Else"]
+    alone, grouped = read_texts(lm, texts, [question]), read_texts(lm, texts, [question], [0, 0, 1])
+    for a, b in zip(alone, grouped, strict=True):
+        assert a is not None
+        assert b is not None
+        assert dict(a.answers["q"]) == pytest.approx(dict(b.answers["q"]), abs=1e-6)
+        assert a.mass == pytest.approx(b.mass, rel=1e-4)
 
 
 def test_answers_that_no_token_tells_apart_are_an_error():
