@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -69,7 +70,7 @@ class ServerGuard:
             raise ConfigError('mode = "chat"', f"completions for {family.name}, whose format the weights bring", "set it")
         if self._mode == "chat" and not family.chats:
             raise ConfigError('mode = "completions"', f"chat for {family.name}, which asks more than one question", "set it")
-        self._config, self._family = config, family
+        self._config, self._family, self._host = config, family, _host(config.url)
         self.name = config.name or family.name
         self._client = client or ServerClient(config.url, config.client, _headers(config.api_key_env))
         settings = config.model_dump(exclude={"client", "api_key_env", "name"})
@@ -93,7 +94,7 @@ class ServerGuard:
         safe = defused(conversation, self._family.marks)
         readings = self._completions(safe) if self._mode == "completions" else self._chat(safe)
         if isinstance(readings, Failure):
-            return Verdict(ungraded=f"{self._config.url}: {readings.reason}", truncated=truncated)
+            return Verdict(ungraded=f"{self._host}: {readings.reason}", truncated=truncated)
         return self._family.verdict(readings, self._config.min_mass, truncated=truncated)
 
     def _completions(self, conversation: Conversation) -> Mapping[str, Reading] | Failure:
@@ -201,8 +202,16 @@ def _leads_up(written: str, lead: str) -> bool:
     return written.rstrip().endswith(lead.strip()) if lead.strip() else not written.strip()
 
 
+def _host(url: str) -> str:
+    """Return what a reason says of the server: no password that its address may hold."""
+    try:
+        return urlsplit(url).hostname or "server"
+    except ValueError as error:
+        raise ConfigError("the address of a server", str(error), "correct the URL") from error
+
+
 def _key(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _headers(api_key_env: str) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ which may repeat the judged one), and after several failures in a row it stops t
 Nothing here knows what is asked. Belongs into `runtimes` once that room exists.
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -60,14 +61,18 @@ class ServerClient:
         """Open no connection yet.
 
         Raises:
-            ConfigError: httpx is not installed.
+            ConfigError: httpx is not installed, or the address is none.
         """
         self._httpx = _httpx()
         self._config, self._sleep, self._clock = config, sleep, clock
         limits = self._httpx.Limits(max_connections=config.in_flight)
-        self._client = self._httpx.Client(
-            base_url=url.rstrip("/"), headers=dict(headers), timeout=config.timeout_s, limits=limits, follow_redirects=False
-        )
+        sent = {"content-type": "application/json", **headers}
+        try:
+            self._client = self._httpx.Client(
+                base_url=url.rstrip("/"), headers=sent, timeout=config.timeout_s, limits=limits, follow_redirects=False
+            )
+        except self._httpx.InvalidURL as error:
+            raise ConfigError("the address of a server", str(error), "correct the URL") from error
         self._in_flight = threading.BoundedSemaphore(config.in_flight)
         self._lock = threading.Lock()
         self._next_slot = 0.0
@@ -90,12 +95,13 @@ class ServerClient:
 
     def _retried(self, path: str, body: Mapping[str, Any], key: str) -> dict[str, Any] | Failure:
         jitter = uniforms(self._config.seed, f"retry:{key}", self._config.attempts)
+        content = json.dumps(dict(body)).encode()  # ASCII: half a surrogate pair in an answer must not end the run
         failure = Failure("not sent")
         for attempt in range(self._config.attempts):
             self._wait_for_slot()
             asked_delay: float | None = None
             try:
-                response = self._client.post(path, json=dict(body))
+                response = self._client.post(path, content=content)
             except self._httpx.TimeoutException:
                 failure = Failure(f"no reply within {self._config.timeout_s:g} s")
             except self._httpx.HTTPError as error:

@@ -194,7 +194,7 @@ def test_a_dead_server_leaves_all_ungraded_and_is_soon_left_alone():
         asked, waits = guard(server, client=client)
         verdicts = asked.judge([PAIR] * 10)
         assert len(waits) == 3  # one wait for each of the three that were tried
-        assert all(v.p_safe is None and server.url in (v.ungraded or "") for v in verdicts)
+        assert all(v.p_safe is None and (v.ungraded or "").startswith("127.0.0.1: ") for v in verdicts)
         assert "unreachable" in (verdicts[0].ungraded or "")
         assert "not sent" in (verdicts[9].ungraded or "")
         asked.judge([PAIR])
@@ -236,6 +236,23 @@ def test_a_long_response_is_cut_and_says_so():
         (verdict,) = asked.judge([PAIR.with_response("The Rhine. And more.")])
         assert verdict.truncated
         assert "And more" not in server.requests[0][1]["prompt"]
+
+
+def test_text_that_no_utf8_can_hold_is_sent_all_the_same():
+    with serving(lambda *_: SAFE) as server:
+        assert guard(server)[0].judge([PAIR.with_response("half a pair: \ud800")])[0].p_safe is not None
+
+
+def test_a_reason_holds_no_password():
+    settings = {"kind": "openai_server", "url": "http://me:secret@127.0.0.1:9/v1", "family": "llama-guard-3", "model": "m"}
+    (verdict,) = make_guard({**settings, "client": {"attempts": 1}}).judge([PAIR])
+    assert verdict.ungraded == "127.0.0.1: unreachable (ConnectError), 1 attempts"
+
+
+@pytest.mark.parametrize("url", ["http://[x/v1", "http://host:port/v1"])
+def test_an_address_that_is_none(url):
+    with pytest.raises(ConfigError, match="address of a server"):
+        make_guard({"kind": "openai_server", "url": url, "family": "llama-guard-3", "model": "m"})
 
 
 def test_marks_of_the_format_are_defused():
