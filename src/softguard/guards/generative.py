@@ -17,6 +17,8 @@ from softguard.guards.registry import GUARDS, SOURCES, is_url, make_guard
 from softguard.models import LanguageModel, load_model, sample
 
 MAX_RESPONSE_TOKENS = 1024
+_TOGETHER = 256
+"""Conversations that are read together: their final states are held at once."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class GenerativeGuard:
 
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return one verdict for each conversation, in order; scores are rounded to 5 digits (see `MiniGuard.judge`)."""
+        parts = [conversations[start : start + _TOGETHER] for start in range(0, len(conversations), _TOGETHER)]
+        return [verdict for part in parts for verdict in self._judge(part)]
+
+    def _judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         verdicts = [Verdict(ungraded=why_ungraded(c) or "not judged") for c in conversations]
         asked: dict[int, Mapping[str, str]] = {}
         cut: dict[int, bool] = {}

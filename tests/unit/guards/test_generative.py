@@ -182,8 +182,9 @@ def test_a_model_of_another_family_is_ungraded_not_safe():
     assert "llama-guard-3" in verdict.ungraded
 
 
-def test_batches_of_any_size_give_the_same():
+def test_batches_of_any_size_give_the_same(monkeypatch):
     conversations = [PAIR, LONG, PAIR.with_response("Hi."), Conversation.from_prompt("Why?").with_response("")]
+    monkeypatch.setattr("softguard.guards.generative._TOGETHER", 3)
     one = GenerativeGuard(tiny_model(), FAMILIES.get("qwen3guard"), min_mass=0.0, token_budget=1)
     many = GenerativeGuard(tiny_model(), FAMILIES.get("qwen3guard"), min_mass=0.0, token_budget=100_000)
     for a, b in zip(one.judge(conversations), many.judge(conversations), strict=True):
