@@ -89,6 +89,22 @@ def test_too_many_ungraded_stop_the_run_and_are_judged_again(tmp_path):
     assert [r.alpha for r in found] == [1.0, 0.0] * 3 + [1.0]
 
 
+def test_a_guard_that_is_gone_stops_the_run_at_once_and_says_why(tmp_path):
+    calls = []
+
+    class Gone(KeywordGuard):
+        def judge(self, conversations):
+            calls.append(len(conversations))
+            return [Verdict(ungraded="127.0.0.1: unreachable") for _ in conversations]
+
+    system = GuardedSystem(tiny_model(), Gone("zz"))
+    cache = TeacherCache(tmp_path, system, TeacherSettings(max_new_tokens=2), shard_size=2)
+    prompts = [Conversation.from_prompt(f"prompt {i}") for i in range(10)]
+    with pytest.raises(GuardError, match=r"2 of 10 so far \(127.0.0.1: unreachable\)"):
+        cache.records([str(i) for i in range(10)], prompts)
+    assert calls == [2]
+
+
 def test_the_guarded_system_replaces_with_probability_one_minus_alpha():
     class Half(KeywordGuard):
         def judge(self, conversations):

@@ -139,7 +139,7 @@ def respond(
 
 
 def judge(
-    guard: Annotated[str, typer.Option(help="The guard by name; see `softguard guard list`.")],
+    guard: Annotated[str, typer.Option(help="A guard: NAME, NAME@WEIGHTS, NAME@http://SERVER/v1 or a .toml file.")],
     source: Annotated[Path, typer.Option("--in", help='Lines of {"id", "prompt", "response"}; messages for prompt, too.')],
     out_file: Annotated[Path, typer.Option("--out", help="The same lines with p_safe and categories, or ungraded.")],
 ) -> None:

@@ -12,11 +12,13 @@ class Verdict:
     """What a guard says of one (prompt, response) pair: a soft `p_safe` in [0, 1], or `ungraded` with the reason.
 
     Unknown is not zero: exactly one of the two is set, and an ungraded pair is counted and shown, never called safe.
+    `truncated`: the guard read only the beginning of the response, so harm after its limit went unseen.
     """
 
     p_safe: float | None = None
     categories: Mapping[str, float] = field(default_factory=dict)
     ungraded: str | None = None
+    truncated: bool = False
 
     def __post_init__(self) -> None:
         """Check that the verdict is one.

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from softguard.core import Conversation, Verdict
 from softguard.errors import CompatibilityError, SourceError
+from softguard.guards.judging import why_ungraded
 from softguard.guards.mini_network import (
     HEADS,
     PairEncoder,
@@ -128,17 +129,6 @@ class MiniGuard:
 def _verdict(logits: Sequence[float]) -> Verdict:
     scores = dict(zip(HEADS, (round(p, 5) for p in torch.tensor(logits).double().sigmoid().tolist()), strict=True))
     return Verdict(p_safe=round(1.0 - scores.pop("unsafe"), 5), categories=scores)
-
-
-def why_ungraded(conversation: Conversation) -> str | None:
-    """Return why a conversation cannot be judged, or None where it can: it needs a prompt and an assistant's turn."""
-    if not any(m.role == "user" for m in conversation.messages):
-        return "no user turn"
-    if conversation.messages[-1].role != "assistant":
-        return "no answer: the last turn is not the assistant's"
-    if not conversation.prompt.strip():
-        return "empty prompt"
-    return None
 
 
 SOURCES["mini"] = ("minilm-l6",)

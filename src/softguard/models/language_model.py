@@ -60,9 +60,11 @@ class LanguageModel:
     @property
     def window(self) -> float:
         """The smallest number of positions that a layer looks back, infinite where every layer sees all."""
-        size = getattr(self.network.config, "sliding_window", None)
-        used = "sliding_attention" in (getattr(self.network.config, "layer_types", None) or ())
-        return size if size and used else float("inf")
+        config = self.network.config
+        kinds = getattr(config, "layer_types", None) or ()
+        sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+        used = [getattr(config, size, None) for kind, size in sizes.items() if kind in kinds]
+        return min((float(size) for size in used if size), default=float("inf"))
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -105,7 +107,9 @@ class LanguageModel:
 
     def body(self, **inputs: Any) -> Any:
         """Run the network without its head; returns the output with `last_hidden_state` after the final norm."""
-        return self.network.base_model(**inputs)
+        body = self.network.base_model
+        # Llama 4 names its language model after its place in the multimodal one, and so has no base model by that name.
+        return (self.network.model if body is self.network else body)(**inputs)
 
     @property
     def output_head(self) -> Head:

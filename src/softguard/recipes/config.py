@@ -66,7 +66,7 @@ class TeacherConfig(BaseModel):
     """The guarded system."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    guard: str = Field("mini", description="the guard that judges the drafts")
+    guard: str = Field("mini", description="judges the drafts: NAME, NAME@WEIGHTS, NAME@http://SERVER/v1 or a .toml file")
     max_new_tokens: int = Field(48, gt=0, description="length of a draft; the guard judges the same truncated text")
     temperature: float = Field(1.0, ge=0, description="1 is the method's p(y|x); greedy drafts sharpen the student")
     seed: int = Field(0, ge=0, description="of the drafts")

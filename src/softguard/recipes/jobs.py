@@ -23,7 +23,7 @@ from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
 
 CHUNK = 32
-_VERDICT = ("p_safe", "categories", "ungraded")
+_VERDICT = ("p_safe", "categories", "ungraded", "judged_in_part")
 _REPLY = ("response", "refusal_log_odds", "refused", "replaced")
 
 
@@ -78,8 +78,8 @@ def judge_file(guard: Guard, source: Path, out: Path, progress: Progress | None 
         lines = []
         for row, verdict in zip(rows, guard.judge([_pair(r) for r in rows]), strict=True):
             graded = {"p_safe": verdict.p_safe, "categories": dict(verdict.categories)}
-            line = without(row, _VERDICT)
-            lines.append({**line, **(graded if verdict.ungraded is None else {"ungraded": verdict.ungraded})})
+            line = {**without(row, _VERDICT), **(graded if verdict.ungraded is None else {"ungraded": verdict.ungraded})}
+            lines.append({**line, "judged_in_part": True} if verdict.truncated else line)
         return lines
 
     return _run(work, _pair, f"judge|{guard.fingerprint}", source, out, progress)

@@ -11,6 +11,7 @@ Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -63,6 +64,7 @@ class TeacherCache:
     ) -> None:
         self._system, self._settings = system, settings
         self._max_ungraded, self._shard_size = max_ungraded, shard_size
+        self._reasons: Counter[str] = Counter()
         made_by = {
             "schema": 3,
             "model": system.lm.fingerprint,
@@ -97,13 +99,19 @@ class TeacherCache:
             shard = order[start : start + self._shard_size]
             within = partial(_within, progress, start, len(order)) if progress else None
             records |= self._shard(shard, [by_key[k] for k in shard], within)
+            self._stop_where_ungraded(keys, records)
         found = [replace(record, id=i) for i, k in zip(ids, keys, strict=True) if (record := records[k]) is not None]
-        ungraded = len(ids) - len(found)
-        if ungraded > self._max_ungraded * len(ids):
-            raise GuardError(f"at most {self._max_ungraded:.0%} ungraded drafts", f"{ungraded} of {len(ids)}", "check the guard")
         if progress:
             progress(len(order), len(order))
         return found
+
+    def _stop_where_ungraded(self, keys: Sequence[str], records: dict[str, TeacherRecord | None]) -> None:
+        """Raise as soon as more drafts are ungraded than allowed of all: a guard that is gone must not cost the other drafts."""
+        ungraded = sum(records.get(k, True) is None for k in keys)
+        if ungraded > self._max_ungraded * len(keys):
+            ((reason, _),) = self._reasons.most_common(1)
+            found = f"{ungraded} of {len(keys)} so far ({reason})"
+            raise GuardError(f"at most {self._max_ungraded:.0%} ungraded drafts", found, "check the guard; what is done is kept")
 
     def _shard(
         self, keys: Sequence[str], conversations: Sequence[Conversation], progress: Progress | None
@@ -119,6 +127,8 @@ class TeacherCache:
             for number, draft in enumerate(drafts):
                 verdict = verdicts[draft["key"]]
                 out[draft["key"]] = None
+                if verdict["alpha"] is None:
+                    self._reasons[str(verdict["ungraded"])] += 1
                 if verdict["alpha"] is not None:
                     out[draft["key"]] = TeacherRecord(
                         id=draft["key"],

@@ -216,3 +216,15 @@ def test_judge_takes_messages_as_respond_does(tmp_path):
     result = judge_file(KeywordGuard(), write(tmp_path / "in.jsonl", [*good, *bad]), out)
     assert [(r["id"], r["p_safe"]) for r in read(out)] == [("closed", 0.0), ("answered", 1.0)]
     assert (result.done, result.bad) == (2, 6)
+
+
+def test_judge_says_what_was_read_in_part(tmp_path):
+    class Cut(KeywordGuard):
+        def judge(self, conversations):
+            return [Verdict(0.5, truncated=len(c.response) > 3) for c in conversations]
+
+    rows = [{"id": "a", "prompt": "x", "response": "short", "judged_in_part": False}, {"id": "b", "prompt": "x", "response": "y"}]
+    judge_file(Cut(), write(tmp_path / "in.jsonl", [json.dumps(r) for r in rows]), tmp_path / "out.jsonl")
+    first, second = read(tmp_path / "out.jsonl")
+    assert first["judged_in_part"] is True
+    assert "judged_in_part" not in second
