@@ -39,8 +39,9 @@ from softguard.teacher import GuardedSystem
 
 _COSTS = {"added_parameters": "count", "added_memory_mib": "MiB", "extra_compute": "ratio"}
 _LIMITS = (
+    f"Counted for requests of up to {max(CONTEXTS)} tokens, whether or not the model takes as many.",
+    "Operations are not seconds: decoding waits for memory, reading a prompt for products.",
     "A guard's own tokenizer may cut a text into more or fewer tokens; here it is taken to make as many as the base model's.",
-    "Operations are not seconds: decoding waits for memory, reading a prompt for products. Times are of this machine.",
 )
 _TIMED = (
     "One request at a time, greedy, {tokens} tokens whatever they say; {rounds} rounds, a benign prompt of our test split in "
@@ -172,7 +173,6 @@ def config_costs(
     else:
         todo = "name one of these, a Hugging Face config.json, or a folder with one"
         raise ConfigError(f"a model among {', '.join(named)}, or a config.json", repr(name_or_file), todo)
-    longest = max(CONTEXTS)
     return CostReport(
         model=label,
         weight_bits=weight_bits,
@@ -188,7 +188,7 @@ def config_costs(
             answer_tokens=answer_tokens,
             numbers=Numbers(weight=weight_bits / 8),
         ),
-        limits=[f"Counted for requests of up to {longest} tokens, whether or not the model takes as many.", *_LIMITS[1:]],
+        limits=_LIMITS[:-1],
     )
 
 
