@@ -120,7 +120,8 @@ class ModelShape:
 def _linear_weights(network: nn.Module) -> int:
     """Return the weights of the linear layers, tied ones as often as they are multiplied with; biases are not products."""
     linear = [m.in_features * m.out_features for m in network.modules() if isinstance(m, nn.Linear)]
-    return sum(linear) + sum(m.weight.numel() for m in network.modules() if isinstance(m, Conv1D))
+    convolved = [int(m.weight.numel()) for m in network.modules() if isinstance(m, Conv1D)]  # GPT-2's name for linear
+    return sum(linear) + sum(convolved)
 
 
 def _windows(config: Any) -> tuple[int | None, ...]:

@@ -89,7 +89,7 @@ def _answering(
     system: ModelSystem, prompts: Sequence[Conversation], cached: bool, tokens: int, guard: Guard | None
 ) -> Callable[[int], Request]:
     ids = [system.prompt_ids(p) for p in prompts]
-    virtual = None if system.adapter is None else system.adapter.virtual_tokens().detach()
+    virtual = None if system.adapter is None else system.adapter.virtual_tokens()
     with torch.inference_mode():
         prefix = SharedPrefix.run(system.lm, ids, virtual) if cached else SharedPrefix(0)
 
