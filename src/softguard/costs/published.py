@@ -21,6 +21,7 @@ from softguard.costs.shape import ModelShape
 GUARD = "llama-3.2-1b"
 """The shape of the paper's guard, Llama Guard 3 1B."""
 VIRTUAL_TOKENS = 100
+_WEIGHT_BYTES = 0.5
 SPREAD = (512, 1024)
 """Tokens of a request over which a recomputed prefix is spread: the table's context, and that with an answer as long."""
 
@@ -38,8 +39,9 @@ class PublishedModel(Frozen):
 class PaperRow(Frozen):
     """One model, GFLOPs per token at context 512: the paper's figures and ours, with and without the head.
 
-    `ours`: base and guarded by either count, by name; `student`: paper's and ours as ratios to the base, cached and recomputed,
-    the latter spread over so many tokens.
+    Ours are base and guarded by either count. The student's are ratios to the base: the paper's, and ours with the prefix cached
+    and made anew, spread over so many tokens. `memory_guard` and `memory_prompt` are what either adds to the base's weights, all
+    weights in 4 bits, and for the prompt W and its keys and values in 16; the paper says 30 to 100 % and under 1 %.
     """
 
     model: str
@@ -51,6 +53,8 @@ class PaperRow(Frozen):
     paper_student_ratio: float
     our_student_ratios: Mapping[str, float]
     paper_guard: float
+    memory_guard: float
+    memory_prompt: float
 
 
 class ConventionGap(Frozen):
@@ -84,8 +88,7 @@ def compare_with_paper() -> PaperComparison:
     """Return table 5 beside ours."""
     models = published_models()
     shapes = {m.name: ModelShape.from_config(m.config) for m in models}
-    guard = GuardWork.of_size(shapes[GUARD], 0.5).flops(REFERENCE_CONTEXT, 0).over(REFERENCE_CONTEXT)
-    rows = [_row(m, shapes[m.name], guard) for m in models]
+    rows = [_row(m, shapes[m.name], shapes[GUARD]) for m in models]
     gaps = [
         ConventionGap(
             convention=name,
@@ -97,15 +100,16 @@ def compare_with_paper() -> PaperComparison:
     return PaperComparison(rows=rows, conventions=gaps, finding=_finding(rows, gaps))
 
 
-def _row(model: PublishedModel, shape: ModelShape, guard: Flops) -> PaperRow:
-    base = request_flops(shape, REFERENCE_CONTEXT, Added(), cached=False).over(REFERENCE_CONTEXT)
+def _row(model: PublishedModel, shape: ModelShape, guard: ModelShape) -> PaperRow:
+    base = _base(shape)
     soft = Added(front=VIRTUAL_TOKENS)
-    both = base + guard
+    both = base + GuardWork.of_size(guard, _WEIGHT_BYTES).flops(REFERENCE_CONTEXT, 0).over(REFERENCE_CONTEXT)
+    weights = shape.parameters * _WEIGHT_BYTES
     kept = request_flops(shape, REFERENCE_CONTEXT, soft, cached=True).over(REFERENCE_CONTEXT)
     ratios = {"cached": kept.without_head / base.without_head}
     for tokens in SPREAD:
         anew, plain = (request_flops(shape, tokens, a, cached=False).without_head for a in (soft, Added()))
-        ratios[f"anew, over {tokens} tokens"] = anew / plain
+        ratios[f"anew, over {tokens}"] = anew / plain
     return PaperRow(
         model=model.name,
         label=model.label,
@@ -116,6 +120,8 @@ def _row(model: PublishedModel, shape: ModelShape, guard: Flops) -> PaperRow:
         paper_student_ratio=model.paper["student"] / model.paper["base"],
         our_student_ratios=ratios,
         paper_guard=model.paper["guarded"] - model.paper["base"],
+        memory_guard=guard.parameters * _WEIGHT_BYTES / weights,
+        memory_prompt=(VIRTUAL_TOKENS * shape.width + shape.cache_numbers(VIRTUAL_TOKENS)) * 2 / weights,
     )
 
 
@@ -182,7 +188,7 @@ def _finding(rows: Sequence[PaperRow], gaps: Sequence[ConventionGap]) -> str:
     return (
         f"Base: {nearer} the head ours are {_gaps(first)} of the paper's figures, {farther} it {_gaps(second)}. "
         f"The nearest convention is '{gaps[0].convention}', {_gaps(gaps[0])}{printed}{rest}. "
-        f"Student: the paper's costs {_span(student)}, ours {near} {_span(spread[near])}, cached {_span(spread['cached'])}. "
+        f"Student: the paper's costs {_span(student)}, ours {near} tokens {_span(spread[near])}, cached {_span(spread['cached'])}. "
         f"Guard: the paper's adds {min(guards):.2f} to {max(guards):.2f} GFLOPs, where the same table gives a base model of that "
         f"shape {own.paper['base']:.2f}; ours of that shape costs {own.ours_without_head['base']:.2f}, with the head "
         f"{own.ours_with_head['base']:.2f}."

@@ -33,6 +33,8 @@ def paper_tables(found: PaperComparison) -> list[Table]:
     table.add_row("student: paper", *(f"{r.paper_student_ratio - 1:+.1%}" for r in rows))
     for name in rows[0].our_student_ratios:
         table.add_row(f"  {name}", *(f"{r.our_student_ratios[name] - 1:+.1%}" for r in rows))
+    table.add_row("memory: guard adds", *(f"{r.memory_guard:+.0%}" for r in rows))
+    table.add_row("  prompt adds", *(f"{r.memory_prompt:+.2%}" for r in rows))
     gaps = Table(title=_title("Conventions, ours over the paper's base figures"), title_justify="left")
     gaps.add_column("counted")
     for r in rows:

@@ -35,7 +35,18 @@ def test_llama_1b_by_hand(found):
     assert row.ours_with_head["base"] * 1e9 == pytest.approx(without + 2 * 2048 * 128_256)
     assert row.ours_without_head["guarded"] * 1e9 == pytest.approx(2 * without)  # the guard has this model's shape
     anew = (612 * 2 * 16 * layer + 4 * 612 * 612 * 2048 * 16) / 512
-    assert row.our_student_ratios["anew, over 512 tokens"] == pytest.approx(anew / without)
+    assert row.our_student_ratios["anew, over 512"] == pytest.approx(anew / without)
+
+
+def test_memory_is_as_the_paper_says(found):
+    guard = {r.model: r.memory_guard for r in found.rows}
+    assert guard["llama-3.2-1b"] == 1
+    assert guard["llama-3.2-3b"] == pytest.approx(1_235_814_400 / 3_212_749_824)
+    assert min(guard.values()) >= 0.3
+    row = found.rows[0]
+    numbers = 100 * 2048 + 100 * 2 * 16 * 512  # W, and keys and values of 16 layers of 8 heads of 64
+    assert row.memory_prompt == pytest.approx(numbers * 2 / (1_235_814_400 * 0.5))
+    assert max(r.memory_prompt for r in found.rows) < 0.01
 
 
 def test_windows_longer_than_the_context_change_nothing(found):
