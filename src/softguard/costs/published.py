@@ -188,7 +188,8 @@ def _finding(rows: Sequence[PaperRow], gaps: Sequence[ConventionGap]) -> str:
     return (
         f"Base: {nearer} the head ours are {_gaps(first)} of the paper's figures, {farther} it {_gaps(second)}. "
         f"The nearest convention is '{gaps[0].convention}', {_gaps(gaps[0])}{printed}{rest}. "
-        f"Student: the paper's costs {_span(student)}, ours {near} tokens {_span(spread[near])}, cached {_span(spread['cached'])}. "
+        f"Student: the paper's costs {_span(student)}, ours {near} tokens {_span(spread[near])}, "
+        f"cached {_span(spread['cached'])}. "
         f"Guard: the paper's adds {min(guards):.2f} to {max(guards):.2f} GFLOPs, where the same table gives a base model of that "
         f"shape {own.paper['base']:.2f}; ours of that shape costs {own.ours_without_head['base']:.2f}, with the head "
         f"{own.ours_with_head['base']:.2f}."
