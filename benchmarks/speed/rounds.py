@@ -71,6 +71,13 @@ def result(seconds: Mapping[str, list[float]], **figures: Any) -> dict[str, Any]
         **figures,
         "median_seconds": {name: round(median(values), 4) for name, values in seconds.items()},
         "seconds": {name: [round(v, 4) for v in values] for name, values in seconds.items()},
+        **machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return the hardware and the versions that made a result."""
+    return {
         "hardware": {"machine": platform.machine(), "processor": processor_name(), "threads": torch.get_num_threads()},
         "versions": {name: found for name in ("softguard", "torch", "transformers", "peft", "trl") if (found := _version(name))},
     }

@@ -55,9 +55,13 @@ def ours(lm: LanguageModel, given: torch.Tensor, response: int, virtual: int) ->
 
 
 def usual_loop(lm: LanguageModel, given: torch.Tensor, response: int, virtual: int) -> Callable[[], object]:
+    """Return the usual step on the embedded model, with transformers' own default attention."""
+    return usual_step(load_model(MODEL, dtype=lm.dtype, attention="sdpa").network, given, response, virtual)
+
+
+def usual_step(base: Any, given: torch.Tensor, response: int, virtual: int) -> Callable[[], object]:
     """Return the step of PEFT's prompt tuning as its documentation has it, with the teacher beside it in the loop."""
     config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=virtual)
-    base = load_model(MODEL, dtype=lm.dtype, attention="sdpa").network  # transformers' own default
     student: Any = get_peft_model(base, config)
     optimiser = torch.optim.Adam((p for p in student.parameters() if p.requires_grad), lr=1e-4)
     mask = torch.ones_like(given)

@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from softguard import __version__
-from softguard.cli import guard, models, runs
+from softguard.cli import costs, guard, models, runs
 from softguard.cli.console import err
 from softguard.errors import SoftguardError
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     help="The guard, distilled into a soft prompt: a small LLM that answers as LLM + guard would, at the cost of the LLM alone.",
 )
 runs.register(app)
+costs.register(app)
 app.add_typer(models.app, name="models")
 app.add_typer(guard.app, name="guard")
 

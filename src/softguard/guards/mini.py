@@ -101,6 +101,15 @@ class MiniGuard:
         """Backbone and head; the adapter is merged into the backbone."""
         return sum(p.numel() for p in self._network.parameters())
 
+    @property
+    def network(self) -> PairNetwork:
+        """What every pass goes through, for whoever counts its cost."""
+        return self._network
+
+    def passes(self, prompt_tokens: int, answer_tokens: int) -> tuple[int, ...]:
+        """Return the length of each pass over a pair: one reads it, one the prompt beside a fixed refusal (`head_logits`)."""
+        return tuple(self._encoder.length(prompt_tokens, tokens) for tokens in (answer_tokens, self._encoder.refusal_tokens))
+
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return one verdict for each conversation, in order; ungraded, with the reason, where there is no prompt.
 

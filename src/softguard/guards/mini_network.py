@@ -45,6 +45,7 @@ class PairEncoder:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._max_tokens = max_tokens
         self.pad_id = int(self._tokenizer.pad_token_id)
+        self.refusal_tokens = len(self._ids(REFUSAL_TEXT))
 
     def encode(self, prompt: str, response: str) -> EncodedPair:
         """Return the ids of one pair."""
@@ -56,6 +57,10 @@ class PairEncoder:
         tail = [*second[:for_response], self._tokenizer.sep_token_id]
         cut = len(first) + len(second) - for_prompt - for_response
         return EncodedPair(head + tail, [0] * len(head) + [1] * len(tail), cut)
+
+    def length(self, prompt_tokens: int, response_tokens: int) -> int:
+        """Return how many ids a pair of texts of so many tokens has."""
+        return min(prompt_tokens + response_tokens + 3, self._max_tokens)
 
     def _ids(self, text: str) -> list[int]:
         # A token has at least one character, and most have four: what is beyond could not fit and need not be read.

@@ -4,13 +4,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from softguard.core import Conversation, Reply, ReplySettings, System
+from softguard.core import Reply, ReplySettings, System
 from softguard.data import PromptRow
 from softguard.evaluation import metrics
 from softguard.evaluation.results import (
@@ -24,8 +22,8 @@ from softguard.evaluation.results import (
 )
 from softguard.evaluation.statistics import paired_difference
 from softguard.guards import load_guard
-from softguard.models import LanguageModel
 from softguard.recipes.answers import FOLDER, answers, guarding, store_of
+from softguard.recipes.costs import added_costs
 from softguard.recipes.distill import Report, load_run
 from softguard.recipes.drift import drifts
 from softguard.recipes.prompts import balanced, own_prompts
@@ -34,8 +32,6 @@ from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
 
 LABELS = {"base": "Base model", "guarded": "Guarded system", "system_prompt": "Hard system prompt", "student": "Student"}
-CONTEXT = 512
-"""Positions that a generated token looks back on where compute is counted."""
 
 
 def evaluate(path: Path, report: Report) -> EvaluationSummary:
@@ -63,12 +59,11 @@ def evaluate(path: Path, report: Report) -> EvaluationSummary:
     p_safe = [math.nan if r.p_safe is None else r.p_safe for r in replies["guarded"]]
     states = {name: path.with_suffix(".states.safetensors") for name, path in stores.items()}
     drift = drifts(base, [prompted, student], rows, replies, states, report)
-    guard_size: int | None = getattr(teacher.guard, "num_parameters", None)
     results, curves = [], {}
     for system in systems:
         values = rates(rows, replies[system.name], p_safe)
         values["benign_drift"] = drift[system.name]
-        values |= costs(system, lm, guard_size, rows, settings.max_new_tokens)
+        values |= added_costs(system, lm, teacher.guard, rows, settings.max_new_tokens)
         results.append(SystemResult(system=system.name, label=LABELS[system.name], metrics=values))
         s = {label: [x.refusal_log_odds for x in _of(rows, replies[system.name], label)] for label in _PROMPT_LABELS}
         curves[system.name] = SystemCurves(
@@ -124,68 +119,6 @@ def differences(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]
             estimate = paired_difference(p["student"], p[name], 0, topics)
             out.append(Difference(metric=metric, system="student", reference=name, value=metrics.mean_value(estimate, "points")))
     return out
-
-
-def costs(
-    system: System, lm: LanguageModel, guard_parameters: int | None, rows: Sequence[PromptRow], answer_tokens: int
-) -> dict[str, MetricValue]:
-    """Return what a system adds to the base: numbers held, memory, and compute per generated token.
-
-    Compute is counted as 2 floating-point operations per weight and token plus 4 T D per layer of attention, T = 512 positions
-    and D the width of all heads. Added positions in front of the user's text can be cached, so they cost each generated token
-    its attention to them and no more. Those after it are read anew for each request: they cost a generated token the same
-    attention, and their own pass, spread over an answer of `answer_tokens`. The guard reads prompt and answer once, 2
-    operations per weight for each token of both, spread alike. A guard that does not say how large it is is not measured.
-
-    Args:
-        guard_parameters: of the guarded system's guard, None where unknown.
-        rows: the prompts, for their length.
-        answer_tokens: length of an answer: the longer, the less a request's own work weighs.
-    """
-    network = lm.network.config
-    layers, heads = network.num_hidden_layers, network.num_attention_heads
-    head_width = getattr(network, "head_dim", None) or network.hidden_size // heads
-    key_heads = getattr(network, "num_key_value_heads", None) or heads
-    attention = 4 * head_width * heads * layers
-    per_token = 2 * lm.num_parameters() + CONTEXT * attention
-    if isinstance(system, ModelSystem):
-        added = _added_positions(system, lm)
-        held = system.adapter.num_parameters if system.adapter else 0
-        memory = held * 4 + added.total * 2 * layers * key_heads * head_width * lm.dtype.itemsize
-        extra = added.total * attention / per_token + added.after / answer_tokens
-    elif isinstance(system, GuardedSystem) and guard_parameters is not None:
-        read = float(np.mean([len(system.renderer.encode_response(r.prompt)) for r in rows])) + answer_tokens
-        held, memory = guard_parameters, guard_parameters * 4
-        extra = 2 * guard_parameters * read / answer_tokens / per_token
-    else:
-        return {name: metrics.not_measured(unit, "its size is not known") for name, unit in _COSTS.items()}
-    figures = (float(held), memory / 2**20, extra)
-    notes = {"extra_compute": f"counted, context {CONTEXT}, answers of {answer_tokens} tokens"}
-    return {
-        name: metrics.exact_value(figure, unit, notes.get(name, ""))
-        for (name, unit), figure in zip(_COSTS.items(), figures, strict=True)
-    }
-
-
-_COSTS = {"added_parameters": "count", "added_memory_mib": "MiB", "extra_compute": "ratio"}
-
-
-@dataclass(frozen=True)
-class _Added:
-    """Positions that a system adds to a request, and how many of them stand after the user's text begins."""
-
-    total: int
-    after: int
-
-
-def _added_positions(system: ModelSystem, lm: LanguageModel) -> _Added:
-    """Return what a system adds, told apart by what two requests begin with alike."""
-    requests = [Conversation.from_prompt(text) for text in ("a", "b")]
-    own, plain = ([one.prompt_ids(r) for r in requests] for one in (system, ModelSystem("plain", lm)))
-    alike = [next(i for i, (x, y) in enumerate(zip(*ids, strict=False)) if x != y) for ids in (own, plain)]
-    front = alike[0] - alike[1]
-    total = len(own[0]) - len(plain[0])
-    return _Added(total, total - front)
 
 
 def _of(rows: Sequence[PromptRow], replies: Sequence[Reply], label: str) -> list[Reply]:

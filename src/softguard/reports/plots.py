@@ -1,4 +1,4 @@
-"""The page's plots as inline SVG: ROC curves, safety against over-refusal, and the training curve.
+"""The page's plots as inline SVG: ROC curves, safety against over-refusal, and the training curve; costs as a file.
 
 One idea: matplotlib draws with placeholder colours, which are then replaced by CSS variables, so that one drawing follows
 the page into light and dark; text stays text. A series is told by its dash and marker as well as by its colour. The same
@@ -9,6 +9,7 @@ See docs/decisions/0003-report-plots.md.
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,6 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from softguard.core.files import write_atomically
+from softguard.costs import CostReport
+from softguard.errors import ConfigError
 from softguard.evaluation.results import CurvePoint, EvaluationSummary, MetricValue
 
 NUM_SERIES = 6
@@ -113,6 +117,27 @@ def training_plot(rows: Sequence[Mapping[str, Any]]) -> str | None:
             axes.set_ylabel(label)
         grid[-1, 0].set_xlabel("step")
         return _svg(figure, "training")
+
+
+def cost_plot(report: CostReport, path: Path) -> None:
+    """Write operations per token by context, a line for each system, in the format that the file's ending names.
+
+    Raises:
+        ConfigError: matplotlib knows no such format.
+    """
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    kind, known = path.suffix.removeprefix("."), sorted(figure.canvas.get_supported_filetypes())
+    if kind not in known:
+        raise ConfigError(f"a file that ends in one of {', '.join(known)}", repr(path.name), "name it PLOT.png or PLOT.svg")
+    axes = figure.subplots()
+    for i, s in enumerate(report.systems):
+        contexts, values = [f.context for f in s.flops], [f.total / 1e9 for f in s.flops]
+        axes.plot(contexts, values, _DASHES[i % len(_DASHES)], marker=_MARKERS[i % len(_MARKERS)], label=s.label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(contexts, [str(c) for c in contexts])
+    axes.set(xlabel="tokens of a request", ylabel="GFLOPs per token, with the head", ylim=(0, None), title=report.model)
+    figure.legend(loc="outside right upper", frameon=False)
+    write_atomically(path, lambda partial: figure.savefig(partial, format=kind, dpi=150))
 
 
 def _figure(x: str, y: str) -> tuple[Figure, Axes]:

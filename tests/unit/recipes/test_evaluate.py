@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from softguard.adapters import SoftPrompt, SoftPromptConfig
+from softguard.adapters import SoftPrompt
 from softguard.core import Reply
 from softguard.data import PromptRow
 from softguard.evaluation.statistics import wilson_interval
@@ -29,10 +29,6 @@ ROWS = [
     for label, word in (("harmful", "zz"), ("look_alike", "zx"), ("benign", "aa"))
     for i in range(4)
 ]
-
-
-class Sized(KeywordGuard):
-    num_parameters = 1000
 
 
 @pytest.fixture
@@ -92,44 +88,6 @@ def test_rates_are_clustered_by_topic():
     together = evaluating.rates([replace(r, topic="all") for r in ROWS], replies, [1.0] * len(ROWS))
     for name in ("refusal_rate", "over_refusal_rate", "look_alike_refusal_rate"):
         assert together[name].high > shares[name].high, name  # one family says less than two
-
-
-@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
-def test_positions_that_no_cache_holds_are_paid_for_in_each_answer(kind):
-    lm = tiny_model(kind)
-
-    def extra(layout, tokens=8):
-        config = SoftPromptConfig(num_virtual_tokens=16, placement=layout)
-        system = ModelSystem("student", lm, adapter=SoftPrompt.create(config, lm, 0))
-        return evaluating.costs(system, lm, None, ROWS, tokens)["extra_compute"].value
-
-    front, split = extra([]), extra(LAYOUT)
-    attention = 16 * 4 * 32 * 2  # positions, times 4 T D in each of two layers
-    per_token = 2 * lm.num_parameters() + 512 * 4 * 32 * 2
-    assert front == pytest.approx(attention / per_token)
-    assert split == pytest.approx(attention / per_token + 4 / 8)
-    assert extra(LAYOUT, 80) == pytest.approx(attention / per_token + 4 / 80)
-
-
-def test_the_guard_reads_the_prompt_as_well_as_the_answer():
-    lm = tiny_model()
-    rows = [PromptRow("a", "x" * 30, "benign", "softguard")]
-    cost = evaluating.costs(GuardedSystem(lm, Sized()), lm, 1000, rows, 10)
-    per_token = 2 * lm.num_parameters() + 512 * 4 * 32 * 2
-    assert cost["extra_compute"].value == pytest.approx(2 * 1000 * (30 + 10) / 10 / per_token)
-    assert cost["added_parameters"].value == 1000
-
-
-def test_the_cache_of_a_prefix_is_as_wide_as_the_heads():
-    def memory(lm):
-        adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=16), lm, 0)
-        cost = evaluating.costs(ModelSystem("student", lm, adapter=adapter), lm, None, ROWS, 8)
-        return cost["added_memory_mib"].value * 2**20 - adapter.num_parameters * 4
-
-    lm = tiny_model("gemma3")
-    lm.network.config.head_dim = 24  # wider than D / heads, as Gemma 3's are
-    assert memory(lm) == pytest.approx(16 * 2 * 2 * 2 * 24 * 4)  # positions, K and V, layers, key heads, width, bytes
-    assert memory(tiny_model("gpt2")) == pytest.approx(16 * 2 * 2 * 4 * 8 * 4)
 
 
 @pytest.mark.parametrize(("target", "allowed"), [(0.0, 0), (0.03, 0), (0.07, 2), (0.29, 21), (0.5, 41)])

@@ -1,0 +1,32 @@
+"""Costs: what base, guarded system, student and hard system prompt cost a device, counted from the shape of a model.
+
+One idea: everything follows from `pass_flops`, the matrix products of one forward pass, and from the positions that a system
+adds; the convention is stated once, in `CONVENTION`. Times are measured in `recipes`, where systems are.
+May import models, guards, core and errors; must not import training, evaluation, data or anything above.
+"""
+
+from softguard.costs.counting import CONVENTION, Added, Flops, pass_flops, request_flops
+from softguard.costs.guard_work import GuardWork
+from softguard.costs.published import PaperComparison, compare_with_paper
+from softguard.costs.results import CONTEXTS, CostReport, SystemCosts, Timing, TokenFlops
+from softguard.costs.shape import ModelShape
+from softguard.costs.systems import Numbers, system_costs
+
+__all__ = [
+    "CONTEXTS",
+    "CONVENTION",
+    "Added",
+    "CostReport",
+    "Flops",
+    "GuardWork",
+    "ModelShape",
+    "Numbers",
+    "PaperComparison",
+    "SystemCosts",
+    "Timing",
+    "TokenFlops",
+    "compare_with_paper",
+    "pass_flops",
+    "request_flops",
+    "system_costs",
+]
