@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from softguard.cli import console
 from softguard.cli import main as cli
 
 
@@ -21,7 +22,8 @@ def run(monkeypatch, capsys):
     return ran
 
 
-def test_the_list_says_what_was_never_run(run):
+def test_the_list_says_what_was_never_run(run, monkeypatch):
+    monkeypatch.setattr(console.out, "_width", 250)  # a row is a line, whatever the terminal
     code, out, _ = run("list")
     assert code == 0
     assert "llama-guard-3-1b" in out

@@ -1,6 +1,7 @@
 """Costs of a run: what evaluation's table shows, the report, and its timings, on a tiny model."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ class Reading(Sized):
 
     def judge(self, conversations):
         self.read += conversations
+        time.sleep(0.02)
         return [Verdict(p_safe=1.0) for _ in conversations]
 
 
@@ -122,8 +124,8 @@ def test_ratios_are_to_the_base_of_the_same_mode_and_the_guard_delays_the_first_
     for mode in ("recomputed", "cached"):
         assert found[f"base_{mode}"].first_token_ratio == found[f"base_{mode}"].answer_ratio == 1
         base, guarded = found[f"base_{mode}"], found[f"guarded_{mode}"]
-        assert guarded.first_token_rounds_ms == pytest.approx(guarded.answer_rounds_ms, rel=0.05)
-        assert base.first_token_ms < min(base.answer_rounds_ms)
+        assert all(first >= 20 for first in guarded.first_token_rounds_ms)  # the guard reads before anything is shown
+        assert all(a < b for a, b in zip(base.first_token_rounds_ms, base.answer_rounds_ms, strict=True))
         ratios = [a / b for a, b in zip(guarded.answer_rounds_ms, base.answer_rounds_ms, strict=True)]
         assert guarded.answer_ratio == pytest.approx(sum(ratios) / 2, rel=1e-3)
     assert len(guard.read) == 2 * 3  # both modes, a round before the timed ones
