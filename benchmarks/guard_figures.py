@@ -8,9 +8,7 @@ Writes `benchmarks/guard/figures.json`, `table.md` and `reliability.svg`.
 """
 
 import argparse
-import csv
 import json
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,31 +26,19 @@ from softguard.guards.mini import MiniGuard
 from softguard.guards.mini_pairs import answer_requests, build_pairs
 from softguard.guards.mini_training import MiniTraining, train_on_pairs
 from softguard.models import load_model, processor_name
+from softguard.recipes.guard_check import labelled_pairs
 from softguard.recipes.guard_training import sample_answers
 from softguard.recipes.student import ModelSystem
 
 OUT = Path(__file__).parent / "guard"
-PAIR = re.compile(r"Human user:\n(.*?)\n\nAI assistant:\n(.*)", re.DOTALL)
 GPTFUZZ_ROWS = 1500
 SHOWN = ("pairs", "unsafe_share", "auc", "auprc", "ece", "f1", "true_positive_rate", "false_positive_rate")
 
 
-def instruction_pairs(path: Path) -> list[LabelledPair]:
-    """Return the pairs of BeaverTails or SafeRLHF as packed in the data folder."""
-    out = []
-    for row in json.loads(path.read_text()):
-        found = PAIR.search(row["input"])
-        if found:
-            out.append(LabelledPair(found[1].strip(), found[2].strip(), "Response: harmful" in row["output"], kind=path.stem))
-    return out
-
-
-def gptfuzz(path: Path) -> list[LabelledPair]:
+def gptfuzz(data_dir: Path) -> list[LabelledPair]:
     """Return a seeded sample of GPTFuzz: test only."""
-    with path.open(newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r["prompt"].strip()]
-    chosen = np.random.default_rng(0).choice(len(rows), GPTFUZZ_ROWS, replace=False)
-    return [LabelledPair(rows[i]["prompt"], rows[i]["response"], rows[i]["unsafe"] == "1") for i in chosen]
+    pairs = labelled_pairs("gptfuzz", data_dir)
+    return [pairs[i] for i in np.random.default_rng(0).choice(len(pairs), GPTFUZZ_ROWS, replace=False)]
 
 
 def answered(rows: Sequence[PromptRow], temperature: float) -> list[LabelledPair]:
@@ -77,11 +63,10 @@ def main() -> None:
     parser.add_argument("--reference-dir", type=Path, default=Path("runs/guard-reference"), help="where the reference is trained")
     parser.add_argument("--mini-only", action="store_true", help="leave the reference out: its training takes ten minutes")
     arguments = parser.parse_args()
-    labelled = arguments.data_dir / "guard_labelled"
-    beaver = instruction_pairs(labelled / "beaver_tails.json")
+    beaver = labelled_pairs("beavertails", arguments.data_dir)
     test = [p for p in beaver if crc32(p.prompt.encode()) % 2 == 0]
     unseen = {p.prompt for p in test}
-    pool = [p for p in beaver + instruction_pairs(labelled / "safe_rlhf.json") if p.prompt not in unseen]
+    pool = [p for p in beaver + labelled_pairs("safe_rlhf", arguments.data_dir) if p.prompt not in unseen]
     if not (arguments.mini_only or (arguments.reference_dir / "reference.json").exists()):
         held = [p for p in pool if crc32(p.prompt.encode()) % 100 < 12]
         rest = [p for p in pool if crc32(p.prompt.encode()) % 100 >= 12]
@@ -98,7 +83,7 @@ def main() -> None:
     xstest = [r for r in load_prompts("xstest", arguments.data_dir) if r.label != "harmful"]
     sets: Mapping[str, Sequence[LabelledPair]] = {
         "BeaverTails, half": test,
-        "GPTFuzz": gptfuzz(labelled / "gptfuzz_train.csv"),
+        "GPTFuzz": gptfuzz(arguments.data_dir),
         "XSTest safe, sampled answers": answered(xstest, 1.0),
         "XSTest safe, greedy answers": answered(xstest, 0.0),
         "own test pairs": own_test_pairs(arguments.reference_dir),

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from softguard.errors import CompatibilityError, SourceError
 
 _KINDS = {"full_attention", "sliding_attention"}
-_TODO = "softguard counts dense transformers whose layers all attend alike: count this one by hand"
+_ADVICE = "softguard counts dense transformers whose layers all attend alike: count this one by hand"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ModelShape:
         odd = odd or next((f"a layer of kind {kind}" for kind in sorted(kinds)), None)
         odd = odd or ("compressed keys" if getattr(config, "kv_lora_rank", None) else None)
         if odd:
-            raise CompatibilityError("linear layers and plain attention", f"{odd} in {type(network).__name__}", _TODO)
+            raise CompatibilityError("linear layers and plain attention", f"{odd} in {type(network).__name__}", _ADVICE)
         heads = config.num_attention_heads
         head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
         key_heads = getattr(config, "num_key_value_heads", None) or heads

@@ -120,12 +120,9 @@ class MiniGuard:
         logits = head_logits(self._network, self._encoder, [(conversations[i].prompt, conversations[i].response) for i in graded])
         logits[:, 0] = unsafe_log_odds(logits) / self._config.temperature + self._config.bias
         for i, row in zip(graded, logits.tolist(), strict=True):
-            verdicts[i] = _verdict(row)
+            pair = self._encoder.encode(conversations[i].prompt, conversations[i].response)
+            verdicts[i] = _verdict(row, truncated=pair.response_cut > 0)
         return verdicts
-
-    def cut_tokens(self, conversations: Sequence[Conversation]) -> list[int]:
-        """Return how many tokens of each pair are not read, for want of room: both texts lose their ends."""
-        return [self._encoder.encode(c.prompt, c.response).cut for c in conversations]
 
     def _checked_backbone(self) -> Path:
         source = resolve(self._config.backbone)
@@ -135,9 +132,9 @@ class MiniGuard:
         return source.path
 
 
-def _verdict(logits: Sequence[float]) -> Verdict:
+def _verdict(logits: Sequence[float], *, truncated: bool) -> Verdict:
     scores = dict(zip(HEADS, (round(p, 5) for p in torch.tensor(logits).double().sigmoid().tolist()), strict=True))
-    return Verdict(p_safe=round(1.0 - scores.pop("unsafe"), 5), categories=scores)
+    return Verdict(p_safe=round(1.0 - scores.pop("unsafe"), 5), categories=scores, truncated=truncated)
 
 
 SOURCES["mini"] = ("minilm-l6",)

@@ -28,11 +28,11 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Token ids with the response's mask; `cut` counts the tokens that did not fit."""
+    """Token ids with the response's mask; `response_cut` counts the response's tokens that did not fit."""
 
     ids: list[int]
     in_response: list[int]
-    cut: int
+    response_cut: int
 
 
 class PairEncoder:
@@ -55,8 +55,7 @@ class PairEncoder:
         for_response = min(len(second), room - for_prompt)
         head = [self._tokenizer.cls_token_id, *first[:for_prompt], self._tokenizer.sep_token_id]
         tail = [*second[:for_response], self._tokenizer.sep_token_id]
-        cut = len(first) + len(second) - for_prompt - for_response
-        return EncodedPair(head + tail, [0] * len(head) + [1] * len(tail), cut)
+        return EncodedPair(head + tail, [0] * len(head) + [1] * len(tail), len(second) - for_response)
 
     def length(self, prompt_tokens: int, response_tokens: int) -> int:
         """Return how many ids a pair of texts of so many tokens has."""

@@ -2,7 +2,7 @@
 
 One idea: a failure is a value. `post` returns the reply or a `Failure` with the reason in a few words (never the server's text,
 which may repeat the judged one), and after several failures in a row it stops trying, so that a dead server costs seconds.
-Nothing here knows what is asked. Belongs into `runtimes` once that room exists.
+Nothing here knows what is asked.
 """
 
 import json

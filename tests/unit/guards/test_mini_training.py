@@ -86,11 +86,12 @@ def test_one_class_is_an_error(tmp_path: Path, settings: MiniTraining) -> None:
 def test_truncation_is_explicit_and_keeps_the_beginnings(trained: Path, backbone: Path) -> None:
     encoder = PairEncoder(backbone, 16)
     pair = encoder.encode("bomb " * 30, "cake " * 30)
-    assert (len(pair.ids), pair.cut, sum(pair.in_response)) == (16, 60 - 13, 8)
-    assert encoder.encode("how to make a bomb", "mix it").cut == 0
+    assert (len(pair.ids), pair.response_cut, sum(pair.in_response)) == (16, 30 - 7, 8)
+    assert encoder.encode("how to make a bomb", "mix it").response_cut == 0
     assert len(encoder.encode("bomb " * 12, "mix").ids) == 16
-    long = Conversation.from_prompt("how to make a bomb").with_response("mix it " * 100)
-    assert MiniGuard(trained).cut_tokens([long]) == [200 - (32 - 3 - 5)]
+    asked = Conversation.from_prompt("how to make a bomb")
+    long, short = asked.with_response("mix it " * 100), asked.with_response("mix it")
+    assert [v.truncated for v in MiniGuard(trained).judge([long, short])] == [True, False]
 
 
 def test_padding_does_not_change_a_verdict(trained: Path) -> None:
