@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
@@ -10,6 +11,7 @@ FILE = PublicFile(
     "advbench/harmful_behaviors.csv",
     "a CSV file with the column goal",
     "https://github.com/llm-attacks/llm-attacks/tree/main/data/advbench",
+    GitHubFile("llm-attacks/llm-attacks", "098262edf85f807224e70ecd87b9d83716bf6b73", "data/advbench/harmful_behaviors.csv"),
 )
 
 

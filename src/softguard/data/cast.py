@@ -5,6 +5,7 @@ Its harmless ones are left out: about a quarter of them are Alpaca's, word for w
 
 from pathlib import Path
 
+from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
@@ -13,6 +14,7 @@ FILE = PublicFile(
     "ibm_cast_harmful/condition_harmful_train.json",
     "a JSON list of objects with harmful and harmless, or such a list under train",
     "https://github.com/IBM/activation-steering (docs/demo-data/condition_harmful.json)",
+    GitHubFile("IBM/activation-steering", "8a4a68f34e4208554178e54a329332e909921bb7", "docs/demo-data/condition_harmful.json"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
@@ -9,7 +10,10 @@ from softguard.data.registry import PROMPT_SETS
 
 def _questions(name: str, data_dir: Path | None) -> list[Picked]:
     home = "https://github.com/openai/grade-school-math/tree/master/grade_school_math/data"
-    file = PublicFile(f"gsm8k/{name}.jsonl", "JSON lines with a question", home)
+    remote = GitHubFile(
+        "openai/grade-school-math", "3101c7d5072418e28b9008a6636bde82a006892c", f"grade_school_math/data/{name}.jsonl"
+    )
+    file = PublicFile(f"gsm8k/{name}.jsonl", "JSON lines with a question", home, remote)
     return read_prompts(file, data_dir, lambda row: [Picked(row["question"])])
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
@@ -11,6 +12,11 @@ FILES = {
         f"harmbench/harmbench_behaviors_text_{name}.csv",
         "a CSV file with Behavior, FunctionalCategory, SemanticCategory and ContextString",
         "https://github.com/centerforaisafety/HarmBench/tree/main/data/behavior_datasets",
+        GitHubFile(
+            "centerforaisafety/HarmBench",
+            "8e1604d1171fe8a48d8febecd22f600e462bdcdd",
+            f"data/behavior_datasets/harmbench_behaviors_text_{name}.csv",
+        ),
     )
     for split, name in (("test", "test"), ("validation", "val"))
 }

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
@@ -10,6 +11,7 @@ FILE = PublicFile(
     "malicious_instruct/MaliciousInstruct.txt",
     "a text file with a question a line",
     "https://github.com/Princeton-SysML/Jailbreak_LLM/tree/main/data",
+    GitHubFile("Princeton-SysML/Jailbreak_LLM", "aef132f893dc9880ffeb4818e77d5fc92fee3af6", "data/MaliciousInstruct.txt"),
 )
 
 

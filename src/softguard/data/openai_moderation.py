@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
@@ -10,6 +11,7 @@ FILE = PublicFile(
     "openai_moderation/samples-1680.jsonl",
     "JSON lines with prompt and labels S, H, V, HR, SH, S3, H2 and V2",
     "https://github.com/openai/moderation-api-release",
+    GitHubFile("openai/moderation-api-release", "44dfee8e336ed872cdcfd67c4107831eea867c58", "data/samples-1680.jsonl.gz"),
 )
 _CATEGORIES = ("S", "H", "V", "HR", "SH", "H2", "V2")
 

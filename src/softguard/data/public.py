@@ -1,31 +1,23 @@
 """What the loaders of public sets share: where a file is, how it is read, how rows are made of it.
 
 A loader is one file of this room: it states a `PublicFile` and picks prompts from its rows. The folder of `--data-dir` or
-SOFTGUARD_DATA comes first. What is not there is fetched from Hugging Face where we know the file to the letter; else the
-error names its home. Rows about minors are dropped from harmful sets, whatever the request.
+SOFTGUARD_DATA comes first. What is not there is fetched from Hugging Face or GitHub where we know the file to the letter;
+else the error names its home. Rows about minors are dropped from harmful sets, whatever the request.
 """
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from softguard.data.fetching import RemoteFile
 from softguard.data.prompt import Label, PromptRow, Split, mentions_minors
 from softguard.errors import DataError
-from softguard.sources.cache import is_offline
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file on the Hugging Face hub; `revision` is a commit where we saw which one holds it."""
-
-    repository: str
-    name: str
-    revision: str = "main"
-    repo_type: Literal["dataset", "space"] = "dataset"
 
 
 @dataclass(frozen=True)
@@ -36,13 +28,13 @@ class PublicFile:
         path: where it stands in the folder of public sets.
         form: what it holds, for messages.
         home: the page that it comes from.
-        hub: the same file on the hub, None where there is none in this form.
+        remote: the same file over the network, None where we know of none in this form.
     """
 
     path: str
     form: str
     home: str
-    hub: HubFile | None = None
+    remote: RemoteFile | None = None
 
 
 class Picked(NamedTuple):
@@ -70,7 +62,17 @@ def read_prompts(file: PublicFile, data_dir: Path | None, pick: Callable[[Any], 
             good += 1
         if not picked:
             raise ValueError("no prompt")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        csv.Error,
+        zlib.error,
+    ) as error:
         found = f"{type(error).__name__} ({error}) in {path} after {good} good rows"
         raise DataError(file.form, found, f"take the file from {file.home}") from error
     return picked
@@ -90,7 +92,7 @@ def prompt_rows(
 
 
 def find_file(file: PublicFile, data_dir: Path | None) -> Path:
-    """Return the path of a public set's file: in the folder, else fetched from the hub.
+    """Return the path of a public set's file: in the folder, else fetched.
 
     Raises:
         DataError: the folder does not exist, or the file is in neither place.
@@ -102,22 +104,20 @@ def find_file(file: PublicFile, data_dir: Path | None) -> Path:
         if (data_dir / file.path).is_file():
             return data_dir / file.path
         found = f"none in {data_dir}"
-    if file.hub is not None:
-        from huggingface_hub import errors, hf_hub_download
-
-        hub, offline = file.hub, is_offline(None)
-        where = (hub.repository, hub.name)
+    if file.remote is not None:
         try:
-            return Path(hf_hub_download(*where, repo_type=hub.repo_type, revision=hub.revision, local_files_only=offline))
-        except (OSError, errors.EntryNotFoundError) as error:
+            return file.remote.fetch()
+        except OSError as error:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
-            found += f", and {hub.name} of {hub.repository} could not be fetched ({reason})"
+            found += f", and {file.remote.address} could not be fetched ({reason})"
     todo = f"download it, save it as FOLDER/{file.path}, and name FOLDER with --data-dir or SOFTGUARD_DATA"
     raise DataError(f"{file.path}, {file.form}, from {file.home}", found, todo)
 
 
 def _rows(path: Path) -> Iterator[Any]:
-    text = path.read_text(encoding="utf-8-sig")
+    packed = path.suffix == ".gz"
+    text = (gzip.decompress(path.read_bytes()) if packed else path.read_bytes()).decode("utf-8-sig")
+    path = path.with_suffix("") if packed else path
     if path.suffix == ".csv":
         yield from csv.DictReader(io.StringIO(text), strict=True)
     elif path.suffix == ".json":

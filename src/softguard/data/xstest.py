@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from softguard.data.fetching import HubFile
 from softguard.data.prompt import PromptRow
-from softguard.data.public import HubFile, Picked, PublicFile, prompt_rows, read_prompts
+from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
 
 FILE = PublicFile(

@@ -1,15 +1,22 @@
 """Loaders of public sets: what they keep, where they look, and what they say. No row of a real set is shown."""
 
+import gzip
 import json
 import os
+import re
+import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from softguard.data import PROMPT_SETS, PromptRow, load_prompts, mentions_minors
 from softguard.errors import DataError
 
+URLOPEN = urllib.request.urlopen
 PUBLIC = sorted(set(PROMPT_SETS) - {"softguard", "softguard_pairs", "softguard_tasks"})
 FILES = {
     "advbench/harmful_behaviors.csv": "goal,target\nDo A,Sure\nDo A to a schoolgirl,Sure\nDo B,Sure\n",
@@ -73,6 +80,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", no_network)
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SOFTGUARD_DATA", raising=False)
     monkeypatch.delenv("SOFTGUARD_OFFLINE", raising=False)
     for name, text in FILES.items():
@@ -130,6 +139,78 @@ def test_fetched_from_its_home(folder: Path, monkeypatch: pytest.MonkeyPatch, na
     monkeypatch.setenv("SOFTGUARD_OFFLINE", "1")
     load_prompts(name)
     assert asked[-1]["local_files_only"] is True
+
+
+class Home(ThreadingHTTPServer):
+    """A server that answers for GitHub: paths by content, those asked for, and how much of each is held back."""
+
+    def __init__(self, content: dict[str, bytes]) -> None:
+        self.content, self.asked, self.held_back = content, list[str](), 0
+        super().__init__(("127.0.0.1", 0), Answer)
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Home
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        name = next((n for n in self.server.content if self.path.endswith(f"/{n}")), None)
+        if name is None:
+            self.send_error(404)
+            return
+        body = self.server.content[name]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) - self.server.held_back])
+
+    def log_message(self, format: str, *args: object) -> None:
+        return None
+
+
+@pytest.fixture
+def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """GitHub with the files of `folder`, over real HTTP."""
+    monkeypatch.setattr("urllib.request.urlopen", URLOPEN)
+    content = {name.rpartition("/")[2]: text.encode() for name, text in FILES.items()}
+    content["samples-1680.jsonl.gz"] = gzip.compress(content["samples-1680.jsonl"])
+    content["condition_harmful.json"] = content["condition_harmful_train.json"]
+    server = Home(content)
+    monkeypatch.setattr("softguard.data.fetching.GITHUB", f"http://127.0.0.1:{server.server_port}")
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["advbench", "cast", "gsm8k_test", "gsm8k_train", "harmbench", "harmbench_val", "malicious_instruct", "openai_moderation"],
+)
+def test_fetched_from_github_once(home: Home, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for _ in range(2):
+        assert [(r.prompt, r.label, r.topic, r.split) for r in load_prompts(name)] == EXPECTED[name]
+    assert len(home.asked) == 1
+    assert re.search(r"/[0-9a-f]{40}/", home.asked[0]), "not pinned to a commit"
+    monkeypatch.setenv("SOFTGUARD_OFFLINE", "1")
+    assert len(load_prompts(name)) == len(EXPECTED[name])
+
+
+def test_nothing_is_fetched_offline(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOFTGUARD_OFFLINE", "1")
+    with pytest.raises(DataError, match="SOFTGUARD_OFFLINE is set"):
+        load_prompts("advbench")
+    assert home.asked == []
+
+
+def test_a_file_that_is_gone_or_cut_short_leaves_nothing(home: Home, tmp_path: Path) -> None:
+    home.held_back = 3
+    with pytest.raises(DataError, match=r"could not be fetched .IncompleteRead"):
+        load_prompts("advbench")
+    home.content.clear()
+    with pytest.raises(DataError, match=r"could not be fetched .HTTP Error 404"):
+        load_prompts("advbench")
+    assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
 
 @pytest.mark.parametrize(
