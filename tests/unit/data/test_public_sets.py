@@ -196,6 +196,14 @@ def test_fetched_from_github_once(home: Home, monkeypatch: pytest.MonkeyPatch, n
     assert len(load_prompts(name)) == len(EXPECTED[name])
 
 
+def test_catqa_comes_from_both_homes(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HarmfulQA's list on the hub has other fields than the file of its repository."""
+    listed = tmp_path / "data_for_hub.json"
+    listed.write_text('[{"topic": "History", "subtopic": "Ancient", "question": "Q4", "blue_conversations": {}}]')
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: str(listed))
+    assert [(r.prompt, r.label, r.topic, r.split) for r in load_prompts("catqa")] == EXPECTED["catqa"]
+
+
 def test_nothing_is_fetched_offline(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOFTGUARD_OFFLINE", "1")
     with pytest.raises(DataError, match="SOFTGUARD_OFFLINE is set"):
