@@ -44,7 +44,7 @@ SYSTEM_PROMPT = (
 )
 
 
-_BY_KIND = ("adapter", "objective")
+BY_KIND = ("adapter", "objective")
 """Settings that are one of several classes, by their `kind`."""
 
 
@@ -118,7 +118,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _kinds_have_defaults(cls, data: Any) -> Any:
-        for name in _BY_KIND:
+        for name in BY_KIND:
             given = data.get(name) if isinstance(data, Mapping) else None
             if isinstance(given, Mapping) and "kind" not in given:
                 data = {**data, name: {"kind": cls.model_fields[name].default.kind, **given}}
@@ -131,28 +131,45 @@ def load_config(path: Path | None, assignments: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest), value out of range.
     """
-    raw: dict[str, Any] = {}
-    if path is not None:
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
-            raise ConfigError("a TOML file", f"{path}: {error}", "correct the file") from error
+    raw = read_toml(path) if path is not None else {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator:
             raise ConfigError("an assignment a.b=value", repr(assignment), "write --set training.steps=100")
-        *parents, leaf = key.strip().split(".")
-        node = raw
-        for depth, parent in enumerate(parents, 1):
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                where = ".".join(parents[:depth])
-                raise ConfigError(f"a table at {where}", f"{node!r:.60}", f"set it as a whole: --set '{where}=...', as TOML")
         try:
-            node[leaf] = tomllib.loads(f"x = {text}")["x"]
+            value = tomllib.loads(f"x = {text}")["x"]
         except tomllib.TOMLDecodeError:
-            node[leaf] = text
+            value = text
+        assign(raw, key.strip(), value)
     return validate_config(raw)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise ConfigError("a TOML file", f"{path}: {error}", "correct the file") from error
+
+
+def assign(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested dicts.
+
+    Raises:
+        ConfigError: one of its parents is a value, not a table.
+    """
+    *parents, leaf = key.split(".")
+    node = raw
+    for depth, parent in enumerate(parents, 1):
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            where = ".".join(parents[:depth])
+            raise ConfigError(f"a table at {where}", f"{node!r:.60}", f"set it as a whole: --set '{where}=...', as TOML")
+    node[leaf] = value
 
 
 def validate_config(raw: dict[str, Any]) -> Config:
@@ -170,7 +187,7 @@ def validate_config(raw: dict[str, Any]) -> Config:
 def _explained(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     loc = [str(part) for part in first["loc"]]
-    if loc[0] in _BY_KIND and len(loc) > 2 and loc[1] not in type(Config.model_fields[loc[0]].default).model_fields:
+    if loc[0] in BY_KIND and len(loc) > 2 and loc[1] not in type(Config.model_fields[loc[0]].default).model_fields:
         del loc[1]  # the kind, by which pydantic chose the class
     where = ".".join(loc)
     if first["type"] == "extra_forbidden":

@@ -1,0 +1,233 @@
+"""`study`: the cells of a grid, here one after the other or as Ray tasks; finished ones are not run again, failed ones are told.
+
+    OUT/cells/<hash>/            one run directory a cell
+    OUT/failures/<hash>.json     what went wrong in a cell; gone once it succeeds
+    OUT/results.parquet          one row a cell, of finished and failed ones alike
+
+Drafts are content-addressed (`teacher`), so that cells which differ only in what is learned share them: one cell of each
+teacher runs first and fills the cache for the others. Ray does the scheduling; we write none.
+"""
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softguard.core.files import write_atomically
+from softguard.errors import CompatibilityError, ConfigError
+from softguard.evaluation.results import EvaluationSummary
+from softguard.recipes.answers import FOLDER
+from softguard.recipes.config import on_this_machine, resolved, validate_config
+from softguard.recipes.distill import Report, distill
+from softguard.recipes.evaluate import evaluate
+from softguard.recipes.study_plan import Cell
+from softguard.runs import RunDir
+
+Ended = Callable[[Cell, str], None]
+"""Called with a cell that has ended and its error, empty where it succeeded."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """How a study ended: cells by outcome, and its table."""
+
+    cells: Sequence[Cell]
+    failed: Sequence[Cell]
+    table: Path
+
+
+def run_study(
+    cells: Sequence[Cell],
+    out: Path,
+    data_dir: Path | None,
+    report: Report,
+    *,
+    workers: int = 1,
+    address: str | None = None,
+    with_test: bool = True,
+) -> StudyResult:
+    """Run the cells that are not finished and write the table of all.
+
+    Args:
+        cells: what `load_study` returned.
+        out: the study's folder; cells of earlier calls stay in it.
+        data_dir: folder of public sets.
+        report: told of the cells that have ended and, where they run in this process, of the stages within.
+        workers: cells at a time on this machine; the processor's cores are shared out among them.
+        address: a Ray cluster (`auto`, `ray://HOST:10001`); its workers must see `out` and the cache under the same paths.
+        with_test: measure each on our test split; without it the table has the validation figures alone.
+
+    Raises:
+        CompatibilityError: the folder holds something else.
+        ConfigError: Ray is asked for and not installed.
+    """
+    if out.exists() and not (out.is_dir() and ((out / "cells").is_dir() or not any(out.iterdir()))):
+        raise CompatibilityError(f"a study's folder, or none, at {out}", "something else", "choose another --out")
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    pending = [c for c in cells if not _finished(out, c, with_test)]
+    ended = len(cells) - len(pending)
+    report("cells", ended, len(cells), {})
+
+    def note(cell: Cell, error: str) -> None:
+        nonlocal ended
+        ended += 1
+        record = out / "failures" / f"{cell.name}.json"
+        if error:
+            write_atomically(record, json.dumps({"settings": dict(cell.settings), "error": error}, indent=1) + "\n")
+        else:
+            record.unlink(missing_ok=True)
+        write_table(cells, out)
+        report("cells", ended, len(cells), {})
+
+    first, later = _by_teacher(pending)
+    if workers == 1 and address is None:
+        for cell in (*first, *later):
+            note(cell, _run_here(cell, out, data_dir, with_test, report))
+    else:
+        for batch in (first, later):
+            for cell, error in _run_on_ray(batch, out, data_dir, with_test, workers, address):
+                note(cell, error)
+    table = write_table(cells, out)
+    return StudyResult(cells, [c for c in cells if (out / "failures" / f"{c.name}.json").exists()], table)
+
+
+def write_table(cells: Sequence[Cell], out: Path) -> Path:
+    """Write `results.parquet`, a row for each cell that has ended, and return its path.
+
+    Columns: cell, config_sha256, status, error; the settings that any grid varies; best_step, validation_auc,
+    validation_drift, validation_score, threshold, seconds; and each metric of the student on the test split with its
+    `_low`, `_high` and `_n`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [row for cell in cells if (row := _row(cell, out))]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [_scalar(row.get(name)) for row in rows] for name in names or ("cell",)}
+    for name, values in columns.items():
+        if len({float if isinstance(v, int) and not isinstance(v, bool) else type(v) for v in values if v is not None}) > 1:
+            columns[name] = [None if v is None else json.dumps(v) for v in values]
+    path = out / "results.parquet"
+    write_atomically(path, lambda partial: pq.write_table(pa.table(columns), partial))
+    return path
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a study's table.
+
+    Raises:
+        ConfigError: it is no such table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError("the Parquet table of a study", f"{path}: {str(error)[:120]}", "run `softguard study`") from error
+    return rows
+
+
+def run_cell(config: Mapping[str, Any], run: str, data_dir: str | None, with_test: bool, report: Report) -> str:
+    """Distil and evaluate one cell; return what went wrong, empty where nothing did. Runs in any process."""
+    try:
+        folder = Path(run)
+        distill(validate_config(dict(config)), folder, Path(data_dir) if data_dir else None, report)
+        if with_test:
+            evaluate(folder, report)
+    except Exception as error:  # a cell may fail in any way; the study goes on, and the table says what it was
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+    return ""
+
+
+def _run_here(cell: Cell, out: Path, data_dir: Path | None, with_test: bool, report: Report) -> str:
+    def within(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if stage == "training":
+            report(f"cell {cell.name}", done, total, figures)
+
+    run = str(out / "cells" / cell.name)
+    return run_cell(resolved(cell.config), run, str(data_dir) if data_dir else None, with_test, within)
+
+
+def _run_on_ray(
+    cells: Sequence[Cell], out: Path, data_dir: Path | None, with_test: bool, workers: int, address: str | None
+) -> Iterator[tuple[Cell, str]]:
+    """Yield each cell with its error as it ends."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "Ray, for several workers or a cluster", "it is not installed", "pip install 'softguard[study]'"
+        ) from error
+    if not cells:
+        return
+    cores = os.cpu_count() or 1
+    threads = max(1, cores // workers)
+    kept = {k: v for k, v in os.environ.items() if k.startswith("SOFTGUARD_")} | {"OMP_NUM_THREADS": str(threads)}
+    if not ray.is_initialized():
+        local = {} if address else {"num_cpus": workers * threads, "include_dashboard": False}
+        ray.init(address=address, runtime_env={"env_vars": kept}, log_to_driver=False, configure_logging=False, **local)
+    task = ray.remote(num_cpus=threads, max_retries=0)(_run_quietly)
+    folder = None if data_dir is None else str(data_dir.absolute())
+    waiting: dict[Any, Cell] = {}
+    for cell in cells:
+        model = cell.config.model
+        config = cell.config.model_copy(update={"model": model.model_copy(update={"threads": model.threads or threads})})
+        run = str((out / "cells" / cell.name).absolute())
+        waiting[task.remote(resolved(config), run, folder, with_test)] = cell
+    while waiting:
+        done, _ = ray.wait(list(waiting), num_returns=1)
+        cell = waiting.pop(done[0])
+        try:
+            yield cell, str(ray.get(done[0]))
+        except ray.exceptions.RayError as error:  # the process died: out of memory, a lost node
+            yield cell, f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def _run_quietly(config: Mapping[str, Any], run: str, data_dir: str | None, with_test: bool) -> str:
+    return run_cell(config, run, data_dir, with_test, lambda stage, done, total, figures: None)
+
+
+def _by_teacher(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """Return one cell for each teacher and set of prompts, and the others."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        config = on_this_machine(cell.config)
+        made_by = (config.model, config.teacher, config.data, config.training.drift_prompts)
+        first.setdefault(repr(made_by), cell)
+    chosen = {c.name for c in first.values()}
+    return list(first.values()), [c for c in cells if c.name not in chosen]
+
+
+def _finished(out: Path, cell: Cell, with_test: bool) -> bool:
+    stages = RunDir(out / "cells" / cell.name).stages()
+    return "train" in stages and ("evaluate" in stages or not with_test)
+
+
+def _row(cell: Cell, out: Path) -> dict[str, Any]:
+    """Return the row of a cell, empty for one that has not ended."""
+    folder, failure = out / "cells" / cell.name, out / "failures" / f"{cell.name}.json"
+    row: dict[str, Any] = {"cell": cell.name, "config_sha256": cell.config_sha256, "status": "done", "error": None}
+    row |= dict(cell.settings)
+    if failure.exists():
+        return row | {"status": "failed", "error": json.loads(failure.read_text(encoding="utf-8"))["error"]}
+    stages = RunDir(folder).stages()
+    if "train" not in stages:
+        return {}
+    point = json.loads((folder / "operating_point.json").read_text(encoding="utf-8"))
+    row |= {"best_step": point["best_step"], "threshold": point["threshold"], "seconds": point["training_seconds"]}
+    row |= {f"validation_{k}": v for k, v in point["validation"].items()}
+    if "evaluate" in stages:
+        summary = EvaluationSummary.model_validate_json((folder / FOLDER / "summary.json").read_text(encoding="utf-8"))
+        student = summary.system("student")
+        for name, metric in (student.metrics if student else {}).items():
+            row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high, f"{name}_n": metric.n}
+    return row
+
+
+def _scalar(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict | tuple) else value

@@ -1,0 +1,59 @@
+"""A study's table and page: every cell is there, a series joins the means of its seeds, nothing is loaded."""
+
+import io
+import re
+
+from rich.console import Console
+
+from softguard.reports import study_plots, study_table, write_study_page
+
+
+def row(kind: str, rate: float, seed: int, auc: float, **more: object) -> dict[str, object]:
+    return {
+        "cell": f"{kind}{rate}{seed}",
+        "config_sha256": "0",
+        "status": "done",
+        "error": None,
+        "objective.kind": kind,
+        "training.learning_rate": rate,
+        "training.seed": seed,
+        "validation_auc": auc,
+        "validation_drift": 0.1,
+        "validation_score": auc - 0.1,
+        **more,
+    }
+
+
+ROWS = [row(k, r, s, 0.6 + r + 0.01 * s) for k in ("tv_disp", "<b>") for r in (0.01, 0.1) for s in (0, 1)]
+FAILED = {**row("tv_disp", 1.0, 0, 0.0), "status": "failed", "error": "TrainingError: <nan>", "validation_score": None}
+
+
+def test_the_best_cell_comes_first_and_failures_last():
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(study_table([*ROWS, FAILED]))
+    lines = [line for line in console.export_text().splitlines() if "tv_disp" in line or "<b>" in line]
+    assert "tv_disp0.11" in lines[0]
+    assert "failed: TrainingError: <nan>" in lines[-1]
+    assert len(lines) == 9
+
+
+def test_curves_join_the_means_of_the_seeds():
+    plots = dict(study_plots([*ROWS, FAILED]))
+    curve = plots["validation AUC by learning rate"]
+    assert "tv_disp" in curve
+    assert "seed" not in curve
+    assert "validation AUC against validation drift, nats" in plots
+
+
+def test_one_place_is_no_curve():
+    assert study_plots([ROWS[0]]) == []
+
+
+def test_the_page_escapes_and_loads_nothing(tmp_path):
+    write_study_page([*ROWS, FAILED], tmp_path / "study.html")
+    page = (tmp_path / "study.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in page
+    assert "<b>" not in page
+    assert "failed: TrainingError: &lt;nan&gt;" in page
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+    assert page.count('role="rowheader"') == 9
