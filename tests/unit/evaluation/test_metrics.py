@@ -18,7 +18,6 @@ from softguard.evaluation.metrics import (
     mean_value,
     not_measured,
     over_refusal_rate,
-    rate_above,
     refusal_auc,
     refusal_curve,
     refusal_probabilities,
@@ -133,7 +132,6 @@ def test_matched_threshold_by_hand() -> None:
     assert matched_threshold([*scores, NAN], 0.03) == 96.0
     assert matched_threshold(scores, 0.0) == 99.0
     assert matched_threshold(scores, 1.0) == -math.inf
-    assert rate_above(scores, 96.0).value == 0.03
     for bad in ([], [NAN]):
         with pytest.raises(DataError):
             matched_threshold(bad, 0.03)
