@@ -51,8 +51,9 @@ class ChatRenderer:
         self._tokenizer = tokenizer
 
     def render(self, conversation: Conversation) -> RenderedPrompt:
-        """Return the prompt for the next assistant turn."""
-        messages = conversation.to_dicts()
+        """Return the prompt for the next assistant turn, and for one that has been begun what is there of it."""
+        begun = conversation.response
+        messages = conversation.request.to_dicts()
         closed = self._text(messages, False)
         text = self._text(messages, True)
         if not text.startswith(closed):
@@ -66,7 +67,7 @@ class ChatRenderer:
         for slot, index in (("after_user", len(closed)), ("system", self._system_end(messages, text))):
             if index is not None and index in starts:
                 slots[slot] = starts.index(index)
-        return RenderedPrompt(ids, slots)
+        return RenderedPrompt((*ids, *self.encode_response(begun)) if begun else ids, slots)
 
     def encode_response(self, text: str) -> list[int]:
         """Return the ids of an answer's text, without the turn's end."""

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from softguard.evaluation.results import (
-    METRICS,
     EvaluationSummary,
     MetricInfo,
     MetricValue,
     SampleTriple,
     SystemResult,
+    metric_info,
 )
 
 HARMLESS_LABELS = frozenset({"benign", "look_alike"})
@@ -69,7 +69,7 @@ def cell(metric: MetricValue | None) -> Cell:
 def info(name: str) -> MetricInfo:
     """Return what a metric is called; one that has no entry is shown under its own name."""
     words = name.replace("_", " ").capitalize()
-    return METRICS.get(name) or MetricInfo(label=words, unit="", better=None, definition="As the benchmark defines it.")
+    return metric_info(name) or MetricInfo(label=words, unit="", better=None, definition="As the benchmark defines it.")
 
 
 def direction(name: str) -> str:

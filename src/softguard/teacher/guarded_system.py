@@ -57,7 +57,7 @@ class GuardedSystem:
         self, conversations: Sequence[Conversation], ids: Sequence[str], drafts: Sequence[Draft], seed: int
     ) -> list[Reply]:
         """Return the base model's `drafts` where they pass and refusals for the others; the draw is keyed on (seed, id)."""
-        verdicts = self.guard.judge([c.with_response(d.text) for c, d in zip(conversations, drafts, strict=True)])
+        verdicts = self.guard.judge([c.answered(d.text) for c, d in zip(conversations, drafts, strict=True)])
         replies = []
         for key, draft, verdict in zip(ids, drafts, verdicts, strict=True):
             if verdict.p_safe is None:
