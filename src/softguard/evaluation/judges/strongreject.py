@@ -86,9 +86,9 @@ class ModelRubric:
             return []
         marks = [*self._lm.tokenizer.all_special_tokens]
         prompts = [self._renderer.render(rubric_prompt(question, defused(a.conversation, marks))).ids for a in answers]
-        shares = torch.softmax(next_token_logits(self._lm, prompts).double(), -1)[:, self._digits]
+        shares = torch.softmax(next_token_logits(self._lm, prompts), -1)[:, self._digits]
         mass = shares.sum(-1)
-        expected = (shares @ torch.arange(1, 6, dtype=torch.float64, device=shares.device)) / mass
+        expected = (shares @ torch.arange(1, 6, dtype=shares.dtype, device=shares.device)) / mass
         return [e if m >= MIN_MASS else None for e, m in zip(expected.tolist(), mass.tolist(), strict=True)]
 
 
