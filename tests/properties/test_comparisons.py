@@ -43,7 +43,9 @@ def test_sign_flips_are_brute_force(gaps: list[float], seed: int) -> None:
     array = np.round(np.array(gaps), 3)
     a, b = np.maximum(array, 0), np.maximum(-array, 0)
     families = list(range(len(gaps)))
-    totals = [abs(sum(s * g for s, g in zip(signs, array, strict=True))) for signs in itertools.product((1, -1), repeat=len(gaps))]
+    totals = [
+        abs(sum(s * g for s, g in zip(signs, array, strict=True))) for signs in itertools.product((1, -1), repeat=len(gaps))
+    ]
     expected = np.mean([t >= abs(array.sum()) - 1e-9 for t in totals])
     found = compare(a, b, seed, families)
     assert found.test == SIGN_FLIPS

@@ -19,8 +19,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order. A request ends with the user's turn, or with an assistant's that is to be continued; a pair to judge ends with
-    the assistant's."""
+    """Turns in order.
+
+    A request ends with the user's turn, or with an assistant's that is to be continued; a pair to judge ends with the assistant's.
+    """
 
     messages: tuple[Message, ...]
 

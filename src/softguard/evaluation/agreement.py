@@ -10,9 +10,7 @@ from softguard.evaluation.results import JudgeAgreement
 from softguard.evaluation.statistics import Clusters, Floats, family_counts, family_indices, percentile_interval
 
 
-def judge_agreement(
-    harmful: Mapping[str, Sequence[float]], seed: int = 0, clusters: Clusters = None
-) -> list[JudgeAgreement]:
+def judge_agreement(harmful: Mapping[str, Sequence[float]], seed: int = 0, clusters: Clusters = None) -> list[JudgeAgreement]:
     """Return the agreement of every pair of judges.
 
     Args:

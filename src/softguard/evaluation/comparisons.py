@@ -36,8 +36,8 @@ class Comparison:
 def compare(a: Values, b: Values, seed: int, clusters: Clusters = None) -> Comparison:
     """Return the mean of a_i - b_i over the items that both have scored, with its bootstrap interval and a two-sided test.
 
-    Scores of 0 and 1 without families: McNemar's exact test, a binomial test of which way the discordant items fall. Else the sign
-    of each family's summed difference is flipped (all ways where these are few): under no difference both are as likely.
+    Scores of 0 and 1 without families: McNemar's exact test, a binomial test of which way the discordant items fall. Else the
+    sign of each family's summed difference is flipped (all ways where these are few): under no difference both are as likely.
 
     Raises:
         DataError: lengths that differ, or no item that both have scored.

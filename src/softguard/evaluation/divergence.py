@@ -1,9 +1,9 @@
 """How far a student is from the guarded system, estimated from draws: decisions, whole answers, next tokens.
 
 One idea: every estimator works on one prompt and lies in [0, 1], so that a set of prompts is a mean with an interval and an upper
-limit (`upper_limit`). Noise of few draws moves an estimate up, never down (Jensen), so that the limit stays one. What is promised:
-answers at temperature 1, prompts like these, text as it was cut. What is not: greedy answers, other prompts, what comes after the
-cut. Plain numbers in, plain numbers out; which models they come from is `recipes`' business. Imports nothing of ours but `errors`
+limit (`upper_limit`). Noise of few draws moves an estimate up on average (Jensen), so that the limit stays one. What is
+promised: answers at temperature 1, prompts like these, text as it was cut. What is not: greedy answers, other prompts, what comes
+after the cut. Plain numbers in, plain numbers out; which models they come from is `recipes`' business. Imports nothing of ours but `errors`
 and `statistics`.
 
 References:
@@ -130,7 +130,7 @@ def bounded_mean(values: Values, seed: int, clusters: Clusters = None, confidenc
 
 
 def upper_limit(values: Values, confidence: float = 0.95) -> float:
-    """Return the empirical Bernstein limit that the expectation of independent values in [0, 1] exceeds with 1 - confidence at most.
+    """Return the empirical Bernstein limit: the mean of independent values in [0, 1] exceeds it with 1 - confidence at most.
 
     With delta = 1 - confidence, V the sample variance: mean + sqrt(2 V ln(2/delta) / n) + 7 ln(2/delta) / (3 (n - 1)), 1 at most.
     It holds for every n and every distribution, unlike the bootstrap, and is wide for few prompts: 1 for fewer than 2.

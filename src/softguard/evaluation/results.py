@@ -80,7 +80,7 @@ METRICS: Mapping[str, MetricInfo] = {
         label="Partial refusal",
         unit="rate",
         better=None,
-        definition="Share of answers that decline in part: a refusal's words with an answer beside them, by the English patterns.",
+        definition="Share of answers that decline in part (English patterns): a refusal's words with an answer beside them.",
     ),
     "compliance_rate": MetricInfo(
         label="Compliance",
@@ -98,14 +98,14 @@ METRICS: Mapping[str, MetricInfo] = {
         label="Decision divergence",
         unit="rate",
         better="lower",
-        definition="Mean |rho - pi|: the probability that the system declines against the guarded system's, whose drafts are drawn at "
-        "temperature 1. On prompts like these the refusal rates of both differ by no more.",
+        definition="Mean |rho - pi|: the probability that the system declines against the guarded system's, whose drafts are drawn "
+        "at temperature 1. On prompts like these the refusal rates of both differ by no more.",
     ),
     "sequence_tv": MetricInfo(
         label="Divergence of whole answers (TV)",
         unit="rate",
         better="lower",
-        definition="Total variation from the guarded system over whole answers, cut at the token limit, sampled at temperature 1.",
+        definition="Total variation from the guarded system over whole answers at temperature 1, cut at the token limit.",
     ),
     "token_tv": MetricInfo(
         label="Divergence of next tokens (TV)",
@@ -291,7 +291,8 @@ class JudgeAgreement(_Frozen):
 class EvaluationSummary(_Frozen):
     """`summary.json`: the table, the curves, the samples, and what the figures rest on.
 
-    `agreement`: of the judges, where there are several. `threshold` is the refusal log-odds above which the student refuses (chosen on validation); no other system uses it.
+    `agreement`: of the judges, where there are several. `threshold` is the refusal log-odds above which the student refuses
+    (chosen on validation); no other system uses it.
     `provenance` is what made the run: names, hashes, versions, hardware, times. `limits` says what was not measured.
     """
 

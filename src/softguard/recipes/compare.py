@@ -73,7 +73,9 @@ def compare_suites(paths: Sequence[Path]) -> list[EvaluationSummary]:
             student = found[path][folder].system("student")
             if student is not None:
                 rows.append(student.model_copy(update={"system": f"student:{name}", "label": f"{student.title} {name}"}))
-        out.append(EvaluationSummary(suite=first.suite, systems=rows, limits=first.limits))
+        out.append(
+            EvaluationSummary(suite=first.suite, systems=rows, limits=[x for x in first.limits if not x.startswith("Power")])
+        )
     return out
 
 

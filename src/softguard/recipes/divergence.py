@@ -1,8 +1,8 @@
-"""The divergence of a run's systems from the guarded system on the prompts of a suite: drafts, verdicts and scores for the estimators.
+"""How far a run's systems are from the guarded system on the prompts of a suite: drafts, verdicts and scores for the estimators.
 
-For each prompt K drafts of the base model at temperature 1 are drawn, judged by the training guard, and scored under every system in
-one pass that they share. A system's own threshold decides its decision divergence; its text is scored as it is without one, since a
-threshold has no probabilities. `evaluation.divergence` defines the figures and says what they promise.
+For each prompt K drafts of the base model at temperature 1 are drawn, judged by the training guard, and scored under every system
+in one pass that they share. A system's own threshold decides its decision divergence; its text is scored as it is without one,
+since a threshold has no probabilities. `evaluation.divergence` defines the figures and says what they promise.
 """
 
 import math

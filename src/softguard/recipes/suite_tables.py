@@ -180,7 +180,7 @@ def power_note(measured: Measured, subject: str, reference: str) -> str:
         needed = f"; {prompts_needed(POWER_FOR, parted):,} would show 5 points" if parted >= POWER_FOR else ""
         what = "attack success" if metric.startswith("attack") else "over-refusal"
         return (
-            f"Power, for {what} against the {reference} model, which parts from the {subject} on {100 * parted:.0f} % of prompts: "
-            f"{n} {unit} show {seen} in four of five cases{needed}."
+            f"Power, for {what} against the {reference} model, which parts from the {subject} on {100 * parted:.0f} % of "
+            f"prompts: {n} {unit} show {seen} in four of five cases{needed}."
         )
     return ""

@@ -1,7 +1,7 @@
 """`evaluate --suite`: a run's systems on public suites, plain and under attack, judged, into `evaluations/SUITE-HASH`.
 
-Every answer, verdict and draft is kept by its content (`remembering`), so that whatever interrupts an evaluation, the same command
-goes on; the hash names what was asked, of which models, and who judged, so that equal hashes of two runs can be compared.
+Every answer, verdict and draft is kept by its content (`remembering`), so that whatever interrupts an evaluation, the same
+command goes on; the hash names what was asked, of which models, and who judged, so that equal hashes of two runs can be compared.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from softguard.core import Conversation, Reply, ReplySettings
 from softguard.data import PromptRow, data_folder
 from softguard.errors import ConfigError
 from softguard.evaluation.divergence import MIN_DRAWS
-from softguard.evaluation.judges import Answered, Judge, check_judge, load_judge
+from softguard.evaluation.judges import JUDGES, Answered, Judge, check_judge, load_judge
 from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.evaluation.scores import kind_of, said
 from softguard.evaluation.suites import SUITES, suites_named
 from softguard.evaluation.wrappers import PLAIN, WRAPPERS, Wrap, wrappers_named
-from softguard.guards import load_guard
+from softguard.guards import GUARDS, load_guard
 from softguard.recipes.answers import guarding
 from softguard.recipes.distill import LoadedRun, Report, load_run
 from softguard.recipes.divergence import divergences
@@ -79,6 +79,12 @@ class SuiteRequest:
         if 0 < self.draws < MIN_DRAWS:
             raise ConfigError(f"0 or at least {MIN_DRAWS} drafts", str(self.draws), f"write --draws {MIN_DRAWS}")
         return self
+
+    def fetched(self) -> list[str]:
+        """Return the guards among the judges, whose weights can be fetched with a bar; a rating model is left to its loader."""
+        named = [j.strip() for j in self.judges.split(",") if j.strip()]
+        guards = [j.partition("@")[2] if j.partition("@")[0] in JUDGES else j for j in named]
+        return [g for g in guards if g.endswith(".toml") or g.partition("@")[0] in GUARDS]
 
     def system_names(self) -> list[str]:
         """Return the systems to measure, in the table's order.
@@ -176,7 +182,9 @@ def _suite(
     replies = {w: _answers(parts, w, rows if w == PLAIN else harmful, c, request, report) for w, c in asked.items()}
     by: dict[str, dict[str, Asked]] = {s: {} for s in request.system_names()}
     for wrapper, conversations in asked.items():
-        begun = [c.response for c, r in zip(conversations, rows if wrapper == PLAIN else harmful, strict=True) if r.label == "harmful"]
+        begun = [
+            c.response for c, r in zip(conversations, rows if wrapper == PLAIN else harmful, strict=True) if r.label == "harmful"
+        ]
         for system, given in replies[wrapper].items():
             of = [x for r, x in zip(rows, given, strict=True) if r.label == "harmful"] if wrapper == PLAIN else given
             pairs = [_to_judge(r, b, x) for r, b, x in zip(harmful, begun, of, strict=True)]
@@ -262,7 +270,9 @@ def _limits(parts: _Parts, measured: Measured, request: SuiteRequest) -> list[st
     suite, tokens = measured.suite, parts.settings.max_new_tokens
     out = [f"Greedy answers of at most {tokens} tokens; judges read the plain request with the answer as it was cut."]
     if request.limit or request.shard != (1, 1):
-        out.append(f"{len(measured.rows)} prompts only (limit {request.limit or 'none'}, shard {request.shard[0]}/{request.shard[1]}).")
+        out.append(
+            f"{len(measured.rows)} prompts only (limit {request.limit or 'none'}, shard {request.shard[0]}/{request.shard[1]})."
+        )
     judge = measured.judges[0]
     if measured.harmful and parts.guard.name in (judge, judge.partition("@")[2]):
         out.append("The judge is the training guard: attack success measures agreement with it, not safety.")
@@ -338,5 +348,7 @@ def summaries_of(run: RunDir) -> list[tuple[str, EvaluationSummary]]:
     done = [s.removeprefix("evaluate ") for s in run.stages() if s.startswith("evaluate ")]
     files = [(folder, run.path / folder / "summary.json") for folder in done]
     return [
-        (Path(folder).name, EvaluationSummary.model_validate_json(f.read_text(encoding="utf-8"))) for folder, f in files if f.exists()
+        (Path(folder).name, EvaluationSummary.model_validate_json(f.read_text(encoding="utf-8")))
+        for folder, f in files
+        if f.exists()
     ]

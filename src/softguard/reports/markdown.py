@@ -57,7 +57,10 @@ def _suite(folder: str, suite: EvaluationSummary) -> list[str]:
 
 
 def _upright_table(summary: EvaluationSummary) -> str:
-    lines = ["| metric | " + " | ".join(_plain(s.title) for s in summary.systems) + " |", "|---" * (len(summary.systems) + 1) + "|"]
+    lines = [
+        "| metric | " + " | ".join(_plain(s.title) for s in summary.systems) + " |",
+        "|---" * (len(summary.systems) + 1) + "|",
+    ]
     for name in summary.metric_names():
         cells = [_plain(_cell_text(system.metrics.get(name))) for system in summary.systems]
         lines.append(f"| {_plain(_header(name))} | " + " | ".join(cells) + " |")

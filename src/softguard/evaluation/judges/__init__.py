@@ -5,8 +5,8 @@ To add one, add a file here with a factory under `JUDGES.register("name")`; thir
 """
 
 from softguard.errors import ConfigError
-from softguard.evaluation.judges.guard import GuardJudge
 from softguard.evaluation.judgement import Judgement
+from softguard.evaluation.judges.guard import GuardJudge
 from softguard.evaluation.judges.judge import JUDGES, Answered, Judge
 from softguard.guards import GUARDS, load_guard
 from softguard.registry import discover

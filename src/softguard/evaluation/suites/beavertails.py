@@ -12,8 +12,8 @@ BEAVERTAILS_SAFE = SUITES.register("beavertails_safe")(
         source=_SOURCE,
         licence="CC BY-NC 4.0",
         size=3835,
-        metric="over-refusal by pattern on 2,000 of them (Alfarra et al. 2026, section 4); a harmful question that got a safe answer "
-        "is among them, so that 0 is not the best value",
+        metric="over-refusal by pattern on 2,000 of them (Alfarra et al. 2026, section 4); a harmful question that got a safe "
+        "answer is among them, so that 0 is not the best value",
         load=beavertails_good,
         groups=("over-refusal",),
         seen_in_training=_TRAINED,

@@ -1,4 +1,4 @@
-"""Our own test split: harmful prompts, look-alikes that share their words, and benign ones, of topics that training has not seen."""
+"""Our own test split, of topics that training has not seen: harmful prompts, look-alikes that share their words, benign ones."""
 
 from pathlib import Path
 

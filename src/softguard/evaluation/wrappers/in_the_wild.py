@@ -14,7 +14,10 @@ from softguard.evaluation.wrappers.wrapper import WRAPPERS, Wrap, Wrapper
 
 LONGEST = 3000
 """Characters: longer templates would not leave a small model room to answer."""
-_PLACE = re.compile(r"[\[{<(]\s*(?:insert|your|the|put|place|type|enter)?[^\]\[{}<>()]{0,20}\b(?:prompt|question|request)\b[^\]\[{}<>()]{0,20}[\]}>)]", re.I)
+_PLACE = re.compile(
+    r"[\[{<(]\s*(?:insert|your|the|put|place|type|enter)?[^\]\[{}<>()]{0,20}\b(?:prompt|question|request)\b[^\]\[{}<>()]{0,20}[\]}>)]",
+    re.I,
+)
 
 
 def _make(data_dir: Path | None) -> Wrap:

@@ -14,5 +14,9 @@ def _wrap(request: str, key: str) -> Conversation:
 
 
 PREFILL = WRAPPERS.register("prefill")(
-    Wrapper(f'prefilled "{BEGINNING}"', "Zou et al. 2023, arXiv 2307.15043; Andriushchenko et al. 2024, arXiv 2404.02151", fixed(_wrap))
+    Wrapper(
+        f'prefilled "{BEGINNING}"',
+        "Zou et al. 2023, arXiv 2307.15043; Andriushchenko et al. 2024, arXiv 2404.02151",
+        fixed(_wrap),
+    )
 )

@@ -1,7 +1,7 @@
 """Few-shot and many-shot: requests that were answered before, so that answering looks like the custom of the place.
 
 The earlier requests are harmful ones of our own, with our own answers to them, which comply in tone and say nothing that works
-(`data.written`): the custom, not the content, is the attack. They are the same for every request, so that what they cost is run once.
+(`data.written`): the custom, not the content, is the attack. They are the same for every request: what they cost is run once.
 """
 
 from zlib import crc32
@@ -35,5 +35,9 @@ def _after(count: int) -> Wrap:
     return wrap
 
 
-FEW_SHOT = WRAPPERS.register("few_shot")(Wrapper(f"{FEW} shots", "Wei et al. 2023, arXiv 2310.06387 (in-context attack)", fixed(_after(FEW))))
-MANY_SHOT = WRAPPERS.register("many_shot")(Wrapper(f"{MANY} shots", "Anil et al. 2024, Many-shot Jailbreaking (NeurIPS)", fixed(_after(MANY))))
+FEW_SHOT = WRAPPERS.register("few_shot")(
+    Wrapper(f"{FEW} shots", "Wei et al. 2023, arXiv 2310.06387 (in-context attack)", fixed(_after(FEW)))
+)
+MANY_SHOT = WRAPPERS.register("many_shot")(
+    Wrapper(f"{MANY} shots", "Anil et al. 2024, Many-shot Jailbreaking (NeurIPS)", fixed(_after(MANY)))
+)
