@@ -21,7 +21,7 @@ class Message:
 class Conversation:
     """Turns in order.
 
-    A request ends with the user's turn, or with an assistant's that is to be continued; a pair to judge ends with the assistant's.
+    A request ends with the user's turn, or with an assistant's that is to go on; a pair to judge ends with the assistant's.
     """
 
     messages: tuple[Message, ...]

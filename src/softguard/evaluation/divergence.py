@@ -3,8 +3,8 @@
 One idea: every estimator works on one prompt and lies in [0, 1], so that a set of prompts is a mean with an interval and an upper
 limit (`upper_limit`). Noise of few draws moves an estimate up on average (Jensen), so that the limit stays one. What is
 promised: answers at temperature 1, prompts like these, text as it was cut. What is not: greedy answers, other prompts, what comes
-after the cut. Plain numbers in, plain numbers out; which models they come from is `recipes`' business. Imports nothing of ours but `errors`
-and `statistics`.
+after the cut. Plain numbers in, plain numbers out; which models they come from is `recipes`' business. Imports nothing of ours
+but `errors` and `statistics`.
 
 References:
     Alfarra et al. 2026, arXiv 2606.09388, eq. 1-3 and theorem 3.1; Maurer, Pontil 2009, arXiv 0907.3740, theorem 4.

@@ -98,8 +98,8 @@ METRICS: Mapping[str, MetricInfo] = {
         label="Decision divergence",
         unit="rate",
         better="lower",
-        definition="Mean |rho - pi|: the probability that the system declines against the guarded system's, whose drafts are drawn "
-        "at temperature 1. On prompts like these the refusal rates of both differ by no more.",
+        definition="Mean |rho - pi|: the probability that the system declines against the guarded system's, whose drafts are "
+        "drawn at temperature 1. On prompts like these the refusal rates of both differ by no more.",
     ),
     "sequence_tv": MetricInfo(
         label="Divergence of whole answers (TV)",

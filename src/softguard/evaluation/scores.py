@@ -1,8 +1,8 @@
 """The score of one answer, in [0, 1], with NaN for "not graded": what every rate on a suite is a mean of.
 
 One idea: a system that draws is scored by its expectation. The guarded system keeps its draft with probability p_safe and else
-says its refusal, so that its score is p_safe times the draft's, plus 1 - p_safe times the refusal's: the variance of the coin does not
-come into the figure. What is judged is therefore always the draft. Must not import models, guards or systems.
+says its refusal, so that its score is p_safe times the draft's, plus 1 - p_safe times the refusal's: the variance of the coin
+does not come into the figure. What is judged is therefore always the draft. Must not import models, guards or systems.
 """
 
 import math
