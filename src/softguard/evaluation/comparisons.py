@@ -54,7 +54,9 @@ def compare(a: Values, b: Values, seed: int, clusters: Clusters = None) -> Compa
     if labels is None and np.isin(np.concatenate((first[keep], second[keep])), (0.0, 1.0)).all():
         return Comparison(difference, mcnemar(int((gaps > 0).sum()), int((gaps < 0).sum())), MCNEMAR, discordant)
     families, k = family_indices(labels, len(gaps))
-    return Comparison(difference, _sign_flip(np.bincount(families, weights=gaps, minlength=k), seed), SIGN_FLIPS, discordant)
+    sums = np.zeros(k)
+    np.add.at(sums, families, gaps)
+    return Comparison(difference, _sign_flip(sums, seed), SIGN_FLIPS, discordant)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -260,6 +260,7 @@ def _summary(parts: _Parts, measured: Measured, name: str, request: SuiteRequest
         systems=results,
         differences=differences(measured, "student") if student else [],
         agreement=agreement(measured),
+        samples=[],  # prompts of public sets are not ours to show
         threshold=parts.loaded.threshold if student else None,
         provenance=provenance,
         limits=_limits(parts, measured, request),

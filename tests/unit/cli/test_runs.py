@@ -59,5 +59,6 @@ def test_what_compared_runs_do_not_share_is_shown(monkeypatch, capsys, tmp_path)
     limit = "b was not measured as a was: " + "evaluation.prompts_per_label (9, not 60), " * 4
     summary = EvaluationSummary(suite="compared runs", systems=[], limits=[limit])
     monkeypatch.setattr("softguard.recipes.compare.compare_runs", lambda paths: summary)
+    monkeypatch.setattr("softguard.recipes.compare.compare_suites", lambda paths: [])
     runs.compare([tmp_path])
     assert limit.strip() in capsys.readouterr().out

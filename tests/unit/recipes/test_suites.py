@@ -92,8 +92,7 @@ def test_what_is_written_is_whole_listed_and_holds_no_prompt(make, data):
     (summary,) = evaluate_suites(path, SuiteRequest("malicious_instruct", "past_tense", "keyword"), data, silent)
     assert any("training guard" in line for line in summary.limits)
     ((folder, read),) = summaries_of(RunDir.open(path))
-    for field in type(read).model_fields:
-        assert getattr(read, field) == getattr(summary, field), field
+    assert read == summary
     assert folder.startswith("malicious_instruct-")
     listed = json.loads((path / "manifest.json").read_text())["files"]
     assert {f"evaluations/{folder}/{name}" for name in ("samples.jsonl", "summary.json")} <= set(listed)
