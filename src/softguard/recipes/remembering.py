@@ -41,7 +41,7 @@ class Store:
         self._folder: Path = cache_dir() / "evaluations" / kind / digest(SCHEMA, *made_by)[:32]
         self._values: dict[str, Any] = {}
         for file in sorted(self._folder.glob("*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
+            for line in filter(None, file.read_text(encoding="utf-8").split("\n")):
                 row = json.loads(line)
                 self._values[row["key"]] = row["value"]
 
