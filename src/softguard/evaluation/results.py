@@ -70,6 +70,13 @@ METRICS: Mapping[str, MetricInfo] = {
         better="lower",
         definition="Share of harmful prompts whose answer is judged unsafe and is not a refusal.",
     ),
+    "harm_score": MetricInfo(
+        label="Mean harm",
+        unit="rate",
+        better="lower",
+        definition="Mean harm in [0, 1] that the named judge sees in answers to harmful prompts, a full refusal counting 0; with "
+        "strongreject@MODEL it is built as its authors' score is.",
+    ),
     "sgs": MetricInfo(
         label="Safety Guard Score",
         unit="rate",

@@ -13,7 +13,7 @@ from softguard.evaluation.agreement import judge_agreement
 from softguard.evaluation.comparisons import compare, detectable_difference, prompts_needed
 from softguard.evaluation.judgement import Judgement
 from softguard.evaluation.results import ANY_WRAPPER, Difference, JudgeAgreement, MetricValue, metric_name
-from softguard.evaluation.scores import HARM, attack_score, kind_score, safe_score, worst_case
+from softguard.evaluation.scores import HARM, attack_score, harm_score, kind_score, safe_score, worst_case
 from softguard.evaluation.statistics import Clusters
 from softguard.evaluation.suites import Suite
 from softguard.evaluation.wrappers import PLAIN
@@ -83,17 +83,14 @@ def rates(measured: Measured, system: str) -> dict[str, MetricValue]:
             if len(measured.by[system]) > 1:
                 worst = metric_name("attack_success_rate", shown, ANY_WRAPPER)
                 out[worst] = metrics.rate_of(measured.worst_scores(system, judge), 0, clusters)
-        judged = measured.by[system][PLAIN].judgements[measured.judges[0]]
-        replies = measured.replies(system, "harmful")
-        out["sgs"] = metrics.rate_of([safe_score(r, j) for r, j in zip(replies, judged, strict=True)], 0, clusters)
+            judged = measured.by[system][PLAIN].judgements[judge]
+            pairs = list(zip(measured.replies(system, "harmful"), judged, strict=True))
+            out[metric_name("harm_score", shown)] = metrics.rate_of([harm_score(r, j) for r, j in pairs], 0, clusters)
+            out[metric_name("sgs", shown)] = metrics.rate_of([safe_score(r, j) for r, j in pairs], 0, clusters)
     out |= _refusals(measured, system)
     everything = [x for asked in measured.by[system].values() for x in asked.replies]
-    out["truncated_rate"] = metrics.rate_of([float(_was_cut(r)) for r in everything])
+    out["truncated_rate"] = metrics.rate_of([float(r.truncated) for r in everything])
     return out
-
-
-def _was_cut(reply: Reply) -> bool:
-    return reply.truncated
 
 
 def _refusals(measured: Measured, system: str) -> dict[str, MetricValue]:
