@@ -44,7 +44,7 @@ def make(tmp_path, monkeypatch):
     def made(name, threshold, seed=0):
         config = validate_config(
             {
-                "adapter": {"num_virtual_tokens": 4},
+                "adapter": {"num_virtual_tokens": 4, "initialisation": "random"},
                 "evaluation": {"max_new_tokens": 4},
                 "teacher": {"refusal_text": REFUSAL, "guard": "keyword"},
                 "training": {"seed": seed},
