@@ -232,8 +232,8 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(wrong, tmp_path):
 
 
 def test_a_set_that_is_nowhere_names_its_home(make, data):
-    with pytest.raises(DataError, match="github"):
-        evaluate_suites(make("run", 0.0), SuiteRequest("advbench"), data, silent)
+    with pytest.raises(DataError, match="huggingface"):
+        evaluate_suites(make("run", 0.0), SuiteRequest("beavertails_safe"), data, silent)
 
 
 def test_guards_among_the_judges_are_fetched():
