@@ -307,7 +307,7 @@ class EvaluationSummary(_Frozen):
     suite: str
     systems: Sequence[SystemResult]
     differences: Sequence[Difference] = ()
-    agreement: Sequence[JudgeAgreement] = ()
+    agreement: Sequence[JudgeAgreement] = Field(default_factory=list)
     curves: Mapping[str, SystemCurves] = Field(default_factory=dict)
     samples: Sequence[SampleTriple] = ()
     threshold: float | None = None
