@@ -48,7 +48,7 @@ def _differences(summary: EvaluationSummary, level: str = "##") -> list[str]:
 
 def _suite(folder: str, suite: EvaluationSummary) -> list[str]:
     """Return the blocks of one suite: a metric a row, since wrappers and judges make many."""
-    blocks = [f"## Suite: {_plain(suite.suite)}", f"In `evaluations/{_plain(folder)}`.", _upright_table(suite)]
+    blocks = [f"## Suite: {_plain(suite.suite)}", f"In `evaluations/{folder.replace('`', '')}`.", _upright_table(suite)]
     blocks += _differences(suite, "###")
     if suite.agreement:
         rows = [f"| {_plain(a.first)} | {_plain(a.second)} | {_plain(agreement(a))} |" for a in suite.agreement]
