@@ -70,7 +70,7 @@ def divergences(
 
     A prompt of which fewer than `MIN_DRAWS` drafts were graded counts as ungraded.
     """
-    guard = RememberingGuard(teacher.guard)
+    guard = teacher.guard if isinstance(teacher.guard, RememberingGuard) else RememberingGuard(teacher.guard)
     prompts = _drafted(teacher, guard, systems[0], conversations, draws, max_new_tokens, report)
     refusal = [*teacher.renderer.encode_response(teacher.refusal_text), teacher.lm.turn_end_id][:max_new_tokens]
     rows: dict[str, dict[str, list[float]]] = {s.name: {f: [] for f in FIGURES} for s in systems}
