@@ -5,7 +5,7 @@ this room knows the protocols of `core`, no model and no run.
 """
 
 from softguard.serving.app import create_app
-from softguard.serving.server import Address, serve
 from softguard.serving.served import Limits, Served
+from softguard.serving.server import Address, serve
 
 __all__ = ["Address", "Limits", "Served", "create_app", "serve"]

@@ -123,7 +123,7 @@ def _understood(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_empty(message: Any) -> Any:
-    """Return a message without fields that say nothing: clients send earlier answers back with `refusal`, `tool_calls` and more."""
+    """Return a message without fields that say nothing: clients send earlier answers back with a null `refusal` and more."""
     return {k: v for k, v in message.items() if k == "content" or not _empty(v)} if isinstance(message, dict) else message
 
 

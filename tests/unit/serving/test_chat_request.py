@@ -50,7 +50,8 @@ def test_roles_parts_and_earlier_answers_as_clients_send_them_back():
     "given",
     [
         {"top_p": 1}, {"top_p": 1.0}, {"n": 1}, {"logprobs": False}, {"stop": None}, {"stop": []}, {"tools": []},
-        {"response_format": {"type": "text"}}, {"user": "me"}, {"metadata": {"a": "b"}}, {"logit_bias": {}}, {"frequency_penalty": 0},
+        {"response_format": {"type": "text"}}, {"user": "me"}, {"metadata": {"a": "b"}},
+        {"logit_bias": {}}, {"frequency_penalty": 0},
     ],
 )  # fmt: skip
 def test_values_that_change_nothing_pass(given):
@@ -74,13 +75,15 @@ def test_values_that_would_change_the_answer_are_errors(given, param):
 @pytest.mark.parametrize(
     ("given", "param"),
     [
-        ({"temperature": 3}, "temperature"), ({"temperature": "1"}, "temperature"), ({"seed": -1}, "seed"), ({"seed": 1.5}, "seed"),
+        ({"temperature": 3}, "temperature"), ({"temperature": "1"}, "temperature"), ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
         ({"max_tokens": 0}, "max_tokens"), ({"stream": "yes"}, "stream"), ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"), ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
         ({"messages": [TURN | {"name": "Bob"}]}, "messages.0.name"), ({"model": 5}, "model"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, None),
         ({"messages": [TURN, {"role": "assistant", "content": "x"}]}, "messages"),
-        ({"messages": [{"role": "user", "content": "  "}]}, "messages"), ({"messages": [{"role": "user", "content": "\0"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "  "}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "\0"}]}, "messages"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(given, param):
