@@ -1,10 +1,11 @@
-"""The interface over real HTTP, with scripted systems: forms, errors, limits, who is let in, and what happens when clients leave."""
+"""The interface over real HTTP, with scripted systems: forms, errors, limits, who is let in, clients that leave."""
 
 import json
 import math
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import httpx
 import pytest
@@ -264,7 +265,7 @@ def test_answers_take_turns():
     late = next(i for i, name in enumerate(order) if name != order[0])
     assert late <= 3  # one pass was under way when the other came, which was then read first
     both = order[late - 1 : 10]
-    assert all(a != b for a, b in zip(both, both[1:], strict=False))
+    assert all(a != b for a, b in pairwise(both))
     assert order.count("base") == order.count("student") == 9
 
 
