@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 
 from softguard.core import Conversation, Guard, Reply, ReplySettings, StreamingSystem, Verdict
@@ -129,7 +129,7 @@ class Ticket:
     def _elapsed_ms(self) -> float:
         return 1000 * (self._seconds + time.perf_counter() - self._since)
 
-    def _work(self) -> Iterator[Event]:
+    def _work(self) -> Generator[Event, None, None]:
         """Give an event for each pass, the empty text where there is nothing to tell."""
         job = self._job
         length, allowed = _fit(job)
