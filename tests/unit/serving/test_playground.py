@@ -96,7 +96,7 @@ def test_three_answers_by_keyboard_with_their_figures(page):
     base, guarded, student = shown["base"], shown["guarded"], shown["student"]
     assert base["answer"] == f"One two {MARKUP}"  # as text
     assert (base["state"], base["score"], base["odds"]) == ("Answered", "0.875", "−3.25")
-    assert (guarded["state"], guarded["score"]) == ("Draft withheld by the guard", "0.100")
+    assert (guarded["state"], guarded["score"], guarded["odds"]) == ("Draft withheld by the guard", "0.100", "–")
     assert (student["state"], student["score"], student["odds"]) == ("Refused", "0.875", "7.50, refuses above 0.25")
     assert all(re.fullmatch(r"\d+ ms|\d+\.\d\d s", column["first"]) for column in shown.values())
     assert all(float(column["rate"]) > 0 for column in shown.values())

@@ -26,7 +26,7 @@
     show(name, "first", seconds(found.first_token_ms));
     show(name, "rate", found.tokens_per_second === null ? "none made" : found.tokens_per_second.toFixed(1));
     show(name, "score", found.ungraded ? "ungraded" : found.p_safe === null ? "–" : found.p_safe.toFixed(3));
-    if (found.refusal_log_odds !== null) {
+    if (found.refusal_log_odds !== null && found.replaced === null) { // a guarded system's are its score again
       const limit = found.threshold === null ? "" : `, refuses above ${odds(found.threshold)}`;
       show(name, "odds", odds(found.refusal_log_odds) + limit);
     }
