@@ -7,6 +7,7 @@ waits for the user's own turn alone.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from softguard.models.chat import ChatRenderer
@@ -38,6 +39,7 @@ class KnownPrefix:
     shared: SharedPrefix
 
     @classmethod
+    @torch.inference_mode()
     def of(cls, lm: LanguageModel, prompts: Sequence[Sequence[int]], virtual_tokens: Tensor | None) -> "KnownPrefix":
         """Return the prefix of two or more sample prompts; it is empty where sharing one would save nothing."""
         shared = SharedPrefix.run(lm, prompts, virtual_tokens)

@@ -97,11 +97,11 @@ class Ticket:
 
     def turn(self) -> bool:
         """Do one pass; return whether there is more to do."""
-        if self.cancelled:
-            self._steps.close()
-            return False
         self._since = time.perf_counter()
         try:
+            if self.cancelled:
+                self._steps.close()
+                return False
             event = next(self._steps)
         except RequestError as error:
             self.fail(error)

@@ -94,6 +94,13 @@ def test_systems_of_one_model_take_turns(lm):
     assert said == alone
 
 
+def test_what_requests_begin_with_is_held_without_a_graph(lm):
+    known = student(lm)._known_prefix
+    assert len(known.ids) > 20
+    assert known.ids[:12] == tuple(range(-1, -13, -1))
+    assert not any(t.requires_grad for layer in known.shared.layers for t in layer)
+
+
 def test_an_adapter_is_attached_for_passes_alone(lm, monkeypatch):
     system = student(lm)
     attached = []
