@@ -1,7 +1,7 @@
 """One thread makes all answers: a pass of a network for each in turn, so that none waits for the whole of another.
 
 Answers do not share batches: what one says cannot depend on who else asks. The time of each is the sum of its own passes, as if
-it had the machine to itself.
+no other were made.
 """
 
 import asyncio
