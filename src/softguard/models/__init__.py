@@ -10,10 +10,12 @@ from softguard.models.language_model import LanguageModel
 from softguard.models.loading import best_device, load_model
 from softguard.models.sampling import Generation, sample
 from softguard.models.scoring import ResponseStates, next_token_logits, refusal_log_odds, response_states
+from softguard.models.streaming import KnownPrefix, stream
 
 __all__ = [
     "ChatRenderer",
     "Generation",
+    "KnownPrefix",
     "LanguageModel",
     "RenderedPrompt",
     "ResponseStates",
@@ -25,4 +27,5 @@ __all__ = [
     "refusal_log_odds",
     "response_states",
     "sample",
+    "stream",
 ]

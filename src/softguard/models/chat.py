@@ -8,7 +8,7 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from softguard.core import Conversation
-from softguard.errors import CompatibilityError
+from softguard.errors import CompatibilityError, DataError
 
 Slot = Literal["front", "after_bos", "system", "after_user"]
 _SYSTEM_PROBE, _USER_PROBE, _ANSWER_PROBE = "SYSTEMPROBE", "USERPROBE", "ANSWERPROBE"
@@ -51,11 +51,19 @@ class ChatRenderer:
         self._tokenizer = tokenizer
 
     def render(self, conversation: Conversation) -> RenderedPrompt:
-        """Return the prompt for the next assistant turn, and for one that has been begun what is there of it."""
+        """Return the prompt for the next assistant turn, and for one that has been begun what is there of it.
+
+        Raises:
+            DataError: turns that the template does not take.
+        """
         begun = conversation.response
         messages = conversation.request.to_dicts()
-        closed = self._text(messages, False)
-        text = self._text(messages, True)
+        try:
+            closed, text = self._text(messages, False), self._text(messages, True)
+        except TemplateError as error:
+            raise DataError(
+                "turns that the model's chat template takes", str(error)[:160], "change their order or roles"
+            ) from error
         if not text.startswith(closed):
             raise CompatibilityError("a template that appends the assistant header", "another", "report this template")
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -72,6 +80,11 @@ class ChatRenderer:
     def encode_response(self, text: str) -> list[int]:
         """Return the ids of an answer's text, without the turn's end."""
         return [int(i) for i in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether a token may change the text of those before it: spaces before punctuation are cleaned up."""
+        return bool(getattr(self._tokenizer, "clean_up_tokenization_spaces", False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of an answer's ids."""

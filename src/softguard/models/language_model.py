@@ -58,6 +58,12 @@ class LanguageModel:
         return int(self.embedding_weight.shape[1])
 
     @property
+    def context(self) -> int | None:
+        """The most positions that a sequence may have; None where the model does not say."""
+        found = getattr(self.network.config, "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    @property
     def window(self) -> float:
         """The smallest number of positions that a layer looks back, infinite where every layer sees all."""
         config = self.network.config

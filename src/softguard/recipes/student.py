@@ -1,11 +1,13 @@
 """Systems made of a model and, where there is one, an adapter: base, hard system prompt, student."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 
 from softguard.adapters import Adapter
-from softguard.core import REFUSAL_TEXT, Conversation, Message, Reply, ReplySettings
+from softguard.core import REFUSAL_TEXT, Conversation, Message, Piece, Reply, ReplySettings
 from softguard.core.protocols import Progress
-from softguard.models import ChatRenderer, LanguageModel, refusal_log_odds, sample
+from softguard.models import ChatRenderer, Generation, KnownPrefix, LanguageModel, refusal_log_odds, sample, stream
 
 
 class ModelSystem:
@@ -65,12 +67,67 @@ class ModelSystem:
             virtual_tokens=None if self.adapter is None else self.adapter.virtual_tokens(),
             progress=progress,
         )
-        replies = []
-        for g in generations:
-            text = self._refusal_text if g.refused else self.renderer.decode(g.ids)
-            refused = g.refused or self.says_refusal(text, g.truncated)
-            replies.append(Reply(text, g.refusal_log_odds, g.truncated, refused=refused))
-        return replies
+        return [self._reply(g) for g in generations]
+
+    def _reply(self, g: Generation) -> Reply:
+        text = self._refusal_text if g.refused else self.renderer.decode(g.ids)
+        return Reply(text, g.refusal_log_odds, g.truncated, refused=g.refused or self.says_refusal(text, g.truncated))
+
+    @contextmanager
+    def running(self) -> Iterator[LanguageModel]:
+        """Give the model to run for the length of a `with` block, with the adapter attached where there is one."""
+        if self.adapter is None:
+            yield self.lm
+            return
+        with self.adapter.attach(self.lm):
+            yield self.lm
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that prompt and answer may have together."""
+        return self.lm.context
+
+    def prompt_length(self, conversation: Conversation) -> int:
+        """Return the tokens of a prompt, virtual tokens and our system prompt included."""
+        return len(self.prompt_ids(conversation))
+
+    @cached_property
+    def _known_prefix(self) -> KnownPrefix:
+        """What two requests without a system turn of their own begin with."""
+        samples = [self.prompt_ids(Conversation.from_prompt(text)) for text in ("a", "b")]
+        virtual = None if self.adapter is None else self.adapter.virtual_tokens()
+        with self.running() as lm:
+            return KnownPrefix.of(lm, samples, virtual)
+
+    def stream(self, conversation: Conversation, key: str, settings: ReplySettings) -> Iterator[Piece]:
+        """Give the answer of `respond` piece by piece. The adapter is attached for each pass, not between two."""
+        prompt = self.prompt_ids(conversation)
+        with self.running() as lm:
+            tokens = stream(
+                lm,
+                self.renderer,
+                prompt,
+                key,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+                refusal_token=self.refusal_token,
+                refuse_above=self.threshold,
+                virtual_tokens=None if self.adapter is None else self.adapter.virtual_tokens(),
+                prefix=self._known_prefix.before(prompt),
+            )
+        while True:
+            with self.running():
+                token = next(tokens)
+            if token.done is None:
+                yield Piece(token.text, token.tokens)
+                continue
+            reply = self._reply(token.done)
+            if token.done.refused:
+                yield Piece(reply.text, 0, reply, len(self.renderer.encode_response(reply.text)))
+            else:
+                yield Piece(token.text, token.tokens, reply, token.tokens)
+            return
 
     def says_refusal(self, text: str, truncated: bool) -> bool:
         """Return whether an answer opens with the refusal text, or was cut within it."""

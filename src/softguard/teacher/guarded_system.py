@@ -1,12 +1,13 @@
 """The guarded system (paper, eq. 1-2): draw y; return it with probability alpha = p(s=1|x,y), else the fixed refusal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from softguard.core import REFUSAL_TEXT, Conversation, Guard, Reply, ReplySettings
+from softguard.core import REFUSAL_TEXT, Conversation, Guard, Piece, Reply, ReplySettings
 from softguard.core.protocols import Progress
-from softguard.models import ChatRenderer, LanguageModel, sample
+from softguard.models import ChatRenderer, KnownPrefix, LanguageModel, sample, stream
 from softguard.models.sampling import uniforms
 
 
@@ -33,6 +34,19 @@ class GuardedSystem:
         """`guarded`."""
         return "guarded"
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens that prompt and answer may have together."""
+        return self.lm.context
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Return the rendered ids."""
+        return list(self.renderer.render(conversation).ids)
+
+    def prompt_length(self, conversation: Conversation) -> int:
+        """Return the tokens of a prompt."""
+        return len(self.prompt_ids(conversation))
+
     def respond(
         self,
         conversations: Sequence[Conversation],
@@ -43,7 +57,7 @@ class GuardedSystem:
         """Return drafts that pass and refusals for the others; the draw is keyed on (seed, id)."""
         drafts = sample(
             self.lm,
-            [self.renderer.render(c).ids for c in conversations],
+            [self.prompt_ids(c) for c in conversations],
             list(ids),
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
@@ -52,6 +66,33 @@ class GuardedSystem:
             progress=progress,
         )
         return self.decide(conversations, ids, [Draft(self.renderer.decode(d.ids), d.truncated) for d in drafts], settings.seed)
+
+    @cached_property
+    def _known_prefix(self) -> KnownPrefix:
+        """What two requests without a system turn of their own begin with."""
+        return KnownPrefix.of(self.lm, [self.prompt_ids(Conversation.from_prompt(text)) for text in ("a", "b")], None)
+
+    def stream(self, conversation: Conversation, key: str, settings: ReplySettings) -> Iterator[Piece]:
+        """Give the answer of `respond` in one piece at the end: nothing of a draft is shown before its verdict."""
+        prompt = self.prompt_ids(conversation)
+        tokens = stream(
+            self.lm,
+            self.renderer,
+            prompt,
+            key,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            seed=settings.seed,
+            refusal_token=self.refusal_token,
+            prefix=self._known_prefix.before(prompt),
+        )
+        for token in tokens:
+            yield Piece("", token.tokens)
+            if token.done is not None:
+                draft = Draft(self.renderer.decode(token.done.ids), token.done.truncated)
+                reply = self.decide([conversation], [key], [draft], settings.seed)[0]
+                length = len(self.renderer.encode_response(reply.text)) if reply.replaced else token.tokens
+                yield Piece(reply.text, token.tokens, reply, length)
 
     def decide(
         self, conversations: Sequence[Conversation], ids: Sequence[str], drafts: Sequence[Draft], seed: int
