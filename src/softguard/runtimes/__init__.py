@@ -1,0 +1,10 @@
+"""Programs and libraries that run exported models as their users will, none of them changed by us.
+
+Each is one file with a class that is a `Runtime`: verification asks all of them the same questions. Our own models are no
+business of this room.
+"""
+
+from softguard.runtimes.llama_server import LlamaServer, find_llama_server
+from softguard.runtimes.protocol import Runtime, RuntimeReply
+
+__all__ = ["LlamaServer", "Runtime", "RuntimeReply", "find_llama_server"]
