@@ -69,7 +69,11 @@ def bake_template(template: str, names: Mapping[Slot, str], tokenizer: Any) -> s
 
 
 def check_template(
-    template: str, tokenizer: Any, layout: Sequence[tuple[Slot, int]], names: Sequence[str], probes: Sequence[Conversation] = PROBES
+    template: str,
+    tokenizer: Any,
+    layout: Sequence[tuple[Slot, int]],
+    names: Sequence[str],
+    probes: Sequence[Conversation] = PROBES,
 ) -> None:
     """Render conversations with the new template and compare with the ids that training gives them.
 

