@@ -12,8 +12,8 @@ from torch import Tensor
 from softguard.core.head import Head
 from softguard.errors import CompatibilityError
 
-MARGIN_NATS = 40.0
-"""How far below the mean logit a virtual token's is, at a state of the mean length along the mean direction."""
+MARGINS_NATS = (0.0, 10.0, 20.0, 40.0)
+"""How far below the mean logit a virtual token's may be put, at a state of the mean length along the mean direction."""
 _NEAR, _ELSEWHERE, _RIDGE = 3.0, 0.05, 1e-3
 _ROWS_AT_ONCE = 1024
 
@@ -54,12 +54,13 @@ class FirstPositions:
         return cls(states, torch.cat(odds), torch.cat(gaps))
 
 
-def silent_row(head: Head, states: Tensor, margin: float = MARGIN_NATS) -> Tensor:
-    """Return the head row of a virtual token: the mean of all rows, minus `margin` along the mean final state m.
+def silent_row(head: Head, states: Tensor) -> Tensor:
+    """Return the head row of a virtual token: the mean of all rows, minus a margin along the mean final state m.
 
     At a state h its logit is mean_v logit_v(h) - margin (m h) / (m m). The mean is never above the largest logit, whatever h is:
-    that is a proof, up to the rounding of the file's type, wherever m h >= 0, and final states after a norm share a direction.
-    A row of zeros has no such bound: it wins wherever all real logits are negative.
+    that is a proof, up to the rounding of the file's type, wherever m h >= 0. A row of zeros has no such bound: it wins wherever
+    all real logits are negative. The margin is the one of `MARGINS_NATS` that leaves the widest gap on the states that are least
+    along m; where states share no direction that is 0, and the proof holds everywhere.
 
     Raises:
         CompatibilityError: a head whose logits have a bias.
@@ -68,7 +69,19 @@ def silent_row(head: Head, states: Tensor, margin: float = MARGIN_NATS) -> Tenso
         raise CompatibilityError("a head without bias", "one with a bias", "choose another base model")
     mean_state = states.float().mean(0)
     unit = mean_state / mean_state.square().sum()
-    return head.weight.float().mean(0) - margin / head.scale * unit
+    mean_row = head.weight.float().mean(0)
+    along = states.float() @ unit
+    worst = along.argsort()[:_ROWS_AT_ONCE]
+    hardest = states[worst].to(head.weight.dtype)
+    largest = head.logits(hardest).amax(-1)
+
+    def gap(margin: float) -> float:
+        row = mean_row - margin / head.scale * unit
+        own = Head(row[None].to(head.weight), None, head.scale, head.softcap)
+        return float((own.logits(hardest)[:, 0] - largest).max())
+
+    margin = min(MARGINS_NATS, key=gap)
+    return mean_row - margin / head.scale * unit
 
 
 def refusal_shift(first: FirstPositions, elsewhere: Tensor, threshold: float, scale: float = 1.0) -> Tensor:

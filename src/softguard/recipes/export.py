@@ -228,8 +228,6 @@ def _warnings(found: Mapping[str, Any]) -> list[str]:
     agreement = found["answers"]["agreement"]
     if agreement < AGREEMENT_WANTED:
         said.append(f"runtime and student agree on refusing {agreement:.1%} of prompts, less than {AGREEMENT_WANTED:.0%}")
-    if found.get("names", {}).get("true_names_parsed"):
-        said.append("who reads the file can write its virtual tokens' names, and the runtime parses them in a user's text")
     return said
 
 

@@ -43,7 +43,7 @@ def student_states(student: ModelSystem, rows: Sequence[PromptRow], positions: i
     order = rng.permutation(len(rows))
     virtual = None if student.adapter is None else student.adapter.virtual_tokens()
     first, elsewhere, seen = [], [], 0
-    vocabulary = len(student.lm.tokenizer)
+    vocabulary = min(len(student.lm.tokenizer), len(student.lm.embedding_weight))
     for start in range(0, len(order), _BATCH):
         report("export: states", min(seen, positions), positions, {})
         if seen >= positions:

@@ -4,7 +4,9 @@ Each is one file with a class that is a `Runtime`: verification asks all of them
 business of this room.
 """
 
+from softguard.runtimes.embeds_script import EmbedsScript
 from softguard.runtimes.llama_server import LlamaServer, find_llama_server
 from softguard.runtimes.protocol import Runtime, RuntimeReply
+from softguard.runtimes.transformers_folder import TransformersFolder
 
-__all__ = ["LlamaServer", "Runtime", "RuntimeReply", "find_llama_server"]
+__all__ = ["EmbedsScript", "LlamaServer", "Runtime", "RuntimeReply", "TransformersFolder", "find_llama_server"]

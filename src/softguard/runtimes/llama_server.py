@@ -134,7 +134,9 @@ class LlamaServer:
     def log_probs(self, ids: Sequence[int], top: int) -> dict[int, float]:
         """Return the log-probabilities of the `top` likeliest next tokens, before any sampler."""
         body = {"prompt": list(ids), "n_predict": 1, "n_probs": top, "temperature": 0.0, "cache_prompt": True}
-        found = self._ask("POST", "/completion", body)["completion_probabilities"]
+        found = self._ask("POST", "/completion", body).get("completion_probabilities")
+        if not found:
+            raise RuntimeProgramError("probabilities of the next token", "none, as where a turn ends at once", "ask another prompt")
         return _top(found[0])
 
     def generate(self, ids: Sequence[int], count: int, temperature: float = 0.0, seed: int = 0) -> list[int]:
