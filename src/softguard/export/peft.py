@@ -53,7 +53,9 @@ class PEFTExporter:
         here = (where / "config.json").is_file()
         base = str(where) if here else lm.reference
         known = json.loads((folder / "adapter" / "adapter_config.json").read_text())
-        (folder / "adapter" / "adapter_config.json").write_text(json.dumps(known | {"base_model_name_or_path": base}, indent=2) + "\n")
+        (folder / "adapter" / "adapter_config.json").write_text(
+            json.dumps(known | {"base_model_name_or_path": base}, indent=2) + "\n"
+        )
         dtype = str(lm.dtype).removeprefix("torch.")
         (folder / "ask.py").write_text(_SCRIPT.format(base=base, dtype=dtype), encoding="utf-8")
         return Exported(

@@ -45,13 +45,18 @@ def find_llama_server(progress: Progress | None = None) -> Path:
         if not os.access(chosen, os.X_OK) or Path(chosen).is_dir():
             raise RuntimeProgramError(f"a program in {PROGRAM}", repr(chosen), "set it to the path of llama-server")
         return Path(chosen)
-    if (platform.system(), platform.machine()) == _PACKAGED_FOR:
+    if uses_packaged_server():
         return resolve(CATALOGUE_NAME, progress=progress).path / "bin" / "llama-server"
     installed = shutil.which("llama-server")
     if installed is None:
         todo = f"install llama.cpp, or set {PROGRAM} to its llama-server"
         raise RuntimeProgramError("llama-server on the PATH", "none", todo)
     return Path(installed)
+
+
+def uses_packaged_server() -> bool:
+    """Return whether the pinned build is the one to use here."""
+    return not os.environ.get(PROGRAM) and (platform.system(), platform.machine()) == _PACKAGED_FOR
 
 
 class LlamaServer:
@@ -136,7 +141,9 @@ class LlamaServer:
         body = {"prompt": list(ids), "n_predict": 1, "n_probs": top, "temperature": 0.0, "cache_prompt": True}
         found = self._ask("POST", "/completion", body).get("completion_probabilities")
         if not found:
-            raise RuntimeProgramError("probabilities of the next token", "none, as where a turn ends at once", "ask another prompt")
+            raise RuntimeProgramError(
+                "probabilities of the next token", "none, as where a turn ends at once", "ask another prompt"
+            )
         return _top(found[0])
 
     def generate(self, ids: Sequence[int], count: int, temperature: float = 0.0, seed: int = 0) -> list[int]:

@@ -65,7 +65,9 @@ class TransformersFolder:
         """See `Runtime.generate`."""
         torch.manual_seed(seed)
         given = self._inputs(ids)
-        drawing = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+        drawing = (
+            {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+        )
         made = self._network.generate(
             **given,
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),

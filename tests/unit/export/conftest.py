@@ -1,4 +1,4 @@
-"""A tiny student on a tiny GGUF, with a cache of its own."""
+"""A tiny student on a tiny GGUF."""
 
 import pytest
 import torch
@@ -15,21 +15,20 @@ REFUSAL = "Sorry, no."
 
 
 @pytest.fixture(scope="session")
-def tiny_cache(tmp_path_factory):
-    """Keep what is made of tiny models out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOFTGUARD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory):
     return write_tiny_gguf(tmp_path_factory.mktemp("base") / "tiny.gguf")
 
 
 @pytest.fixture(scope="session")
-def tiny_lm(tiny_gguf, tiny_cache):
-    return load_model(str(tiny_gguf), dtype=torch.float32, device="cpu")
+def tiny_lm(tiny_gguf, tmp_path_factory):
+    return load_apart(tiny_gguf, tmp_path_factory.mktemp("cache"))
+
+
+def load_apart(path, cache):
+    """Load a GGUF file, and keep what is made of it out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTGUARD_CACHE", str(cache))
+        return load_model(str(path), dtype=torch.float32, device="cpu")
 
 
 def make_student(lm, placement=SPLIT, threshold=-2.0, seed=0):
