@@ -1,4 +1,4 @@
-"""A two-layer random Llama as a GGUF file, written with the `gguf` package: what llama.cpp, transformers and our exporters read."""
+"""A two-layer random Llama as a GGUF file, written with the `gguf` package, as llama.cpp and transformers read it."""
 
 from pathlib import Path
 

@@ -130,7 +130,8 @@ def _position(slot: Slot, tokenizer: Any) -> str:
     kept = before + _BLANK_PROBE in tokenizer.apply_chat_template(turns, tokenize=False)
     content = "messages[0]['content']" if kept else "(messages[0]['content']|trim)"
     given = f"{_length(before)} + {content}|length"
-    return f"{{% if messages[0]['role'] == 'system' %}}{{% set {name} = {given} %}}{{% else %}}{{% set {name} = {own} %}}{{% endif %}}"
+    either = f"{{% set {name} = {given} %}}{{% else %}}{{% set {name} = {own} %}}"
+    return f"{{% if messages[0]['role'] == 'system' %}}{either}{{% endif %}}"
 
 
 def _length(text: str) -> int:

@@ -22,7 +22,8 @@ from softguard.runtimes import LlamaServer, find_llama_server
 
 _CHECKED_ROWS = 64
 TOLERANCE_NATS = 0.5
-"""llama.cpp rounds activations to 8 bits before each product with quantised weights, and keeps keys and values in half precision."""
+"""llama.cpp rounds activations to 8 bits before each product with quantised weights, and keeps keys and values in half
+precision."""
 
 
 @EXPORTERS.register("gguf")
@@ -74,7 +75,7 @@ class GGUFExporter:
             },
             notes=(
                 "The Modelfile for Ollama was written, not run.",
-                "Run `llama-server` with `--jinja`: without it, it uses a template of its own and the virtual tokens are left out.",
+                "Run `llama-server` with `--jinja`: without it, it may use a template of its own, without the virtual tokens.",
                 "The /completion endpoint takes a text as it is: only the chat endpoints put the virtual tokens in.",
             ),
             first_virtual_id=file.tensors[EMBEDDING].shape[1],
@@ -110,7 +111,7 @@ def _template(student: StudentModel) -> str:
 
 
 def _modelfile(student: StudentModel, file: str) -> str:
-    """Return Ollama's recipe. Ollama's templates are Go's, not Jinja's: what training renders, with Go's fields for the contents."""
+    """Return Ollama's recipe. Its templates are Go's, not Jinja's: what training renders, with fields for contents."""
     tokenizer: Any = student.lm.tokenizer
     renderer = ChatRenderer(tokenizer)
     turns = Conversation.from_prompt("{{ .Prompt }}", system="{{ .System }}" if renderer.around_system else None)

@@ -1,7 +1,7 @@
 """The rows of an output head that an export adds or changes. Pure functions of final states and the head.
 
-Two things are put into a head. Virtual tokens get a row that no state can make the likeliest; the refusal's first token S gets its
-row shifted, so that greedy decoding refuses where the student's operating point says so.
+Two things are put into a head. Virtual tokens get a row that no state can make the likeliest; the refusal's first token S gets
+its row shifted, so that greedy decoding refuses where the student's operating point says so.
 """
 
 from dataclasses import dataclass
@@ -112,7 +112,7 @@ def refusal_shift(first: FirstPositions, elsewhere: Tensor, threshold: float, sc
 class Speakability:
     """How near virtual tokens come to being said.
 
-    `largest_gap_nats`: the largest logit of a virtual token minus the largest of a real one, over all positions; negative is good.
+    `largest_gap_nats`: the largest logit of a virtual token minus the largest of a real one, over all positions: negative.
     `largest_probability`: of all virtual tokens together, at temperature 1. `smallest_alignment`: of m h / m m, see `silent_row`.
     """
 

@@ -1,4 +1,4 @@
-"""`hf-baked`: a Hugging Face folder with the virtual tokens in its vocabulary: an ordinary model for whatever reads such folders."""
+"""`hf-baked`: a Hugging Face folder with the virtual tokens in its vocabulary: an ordinary model to whoever reads such."""
 
 import copy
 from pathlib import Path

@@ -1,7 +1,7 @@
 """`export`: a run's student as files for another runtime, verified there, and kept only if it came out as the student is.
 
-Everything is written into a folder beside the final one and moved there at the end: an export that fails or is killed leaves nothing
-that looks like one, and the user's own model is only read.
+Everything is written into a folder beside the final one and moved there at the end: an export that fails or is killed leaves
+nothing that looks like one, and the user's own model is only read.
 """
 
 import json
@@ -38,7 +38,7 @@ _ROOM = 1.5
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How much is measured. `positions`: of the bound on virtual tokens; `prompts`: answered in the runtime, of our test split."""
+    """How much is measured: `positions` of the bound on virtual tokens, `prompts` of our test split answered in the runtime."""
 
     positions: int = 100_000
     prompts: int = 210
@@ -214,10 +214,9 @@ def _check(found: Mapping[str, Any], tolerance: float) -> None:
         raise ExportError("each virtual token once", f"{found['turns']['virtual_tokens']} in chats of 1 to 4 turns", todo)
     if "names" in found and found["names"]["guessed_names_parsed"]:
         raise ExportError("no virtual token from a guessed name", str(found["names"]["guessed_names_parsed"]), todo)
-    if "speakability" in found and found["speakability"]["largest_gap_nats"] >= 0:
-        raise ExportError(
-            "virtual tokens that cannot be said", f"a gap of {found['speakability']['largest_gap_nats']:.2f} nats", todo
-        )
+    said = found.get("speakability")
+    if said and said["largest_gap_nats"] >= 0:
+        raise ExportError("virtual tokens that cannot be said", f"a gap of {said['largest_gap_nats']:.2f} nats", todo)
     gap = found["logits"]["mean_gap_nats"]
     if not gap <= tolerance:
         raise ExportError(f"log-probabilities within {tolerance} nats of the student's on the mean", f"{gap:.3f}", todo)
@@ -251,9 +250,8 @@ def _check_room(out: Path, model: StudentModel, base: Base | None) -> None:
     needed = int(_ROOM * (base.path.stat().st_size + table if base else whole + 2 * table))
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise ExportError(
-            f"{needed / 1e6:.0f} MB of free disk at {existing}", f"{free / 1e6:.0f} MB", "make room, or choose another --out"
-        )
+        wanted = f"{needed / 1e6:.0f} MB of free disk at {existing}"
+        raise ExportError(wanted, f"{free / 1e6:.0f} MB", "make room, or choose another --out")
 
 
 def _write_papers(folder: Path, model: StudentModel, exported: Exported, found: Mapping[str, Any]) -> None:

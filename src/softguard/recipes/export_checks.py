@@ -21,7 +21,6 @@ from softguard.evaluation.statistics import paired_difference
 from softguard.export import new_names
 from softguard.export.chat_template import PROBES
 from softguard.models import response_states, sample
-from softguard.models.sampling import log_odds
 from softguard.recipes.distill import Report
 from softguard.recipes.student import ModelSystem
 from softguard.runtimes import Runtime
@@ -208,9 +207,7 @@ def decisions_in_memory(reference: Reference, rows: Sequence[PromptRow]) -> dict
     baked = (logits.argmax(-1) == reference.student.refusal_token).tolist()
     s = reference.student.refusal_log_odds([r.conversation for r in rows])
     threshold = reference.student.threshold
-    wanted = (
-        [x > threshold for x in s] if threshold is not None else (log_odds(logits, reference.student.refusal_token) > 0).tolist()
-    )
+    wanted = [x > threshold for x in s] if threshold is not None else baked
     return {"prompts": len(rows), **agreement(wanted, baked)}
 
 

@@ -1,7 +1,7 @@
 """The head rows of an export: where the student's final states are, and what is fitted to them.
 
-The states are those of our training and validation prompts, and of answers forced after them: half of written text, half of random
-tokens, so that the bound on virtual tokens is tried far from home too. Test prompts play no part: verification is measured on them.
+The states are those of our training and validation prompts, and of answers forced after them: half of written text, half of
+random tokens, so that the bound on virtual tokens is tried far from home too. Test prompts play no part: verification uses them.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A folder of Hugging Face files in transformers, as any user of `AutoModelForCausalLM` has it: none of our own model code runs."""
+"""A folder of Hugging Face files in transformers, as any user of `AutoModelForCausalLM` has it, without our model code."""
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version

@@ -15,7 +15,6 @@ from softguard.core import Conversation
 from softguard.errors import CompatibilityError, ConfigError, ExportError, SourceError
 from softguard.export import EXPORTERS, protocol
 from softguard.export import gguf as gguf_exporter
-from softguard.export.gguf_file import GGUFFile
 from softguard.export.head import HeadRows
 from softguard.models import refusal_log_odds
 from softguard.recipes.export import Base, ExportSettings, export_student, find_base, student_model
