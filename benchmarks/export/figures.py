@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     loaded = load_run(options.run)
-    student, own = loaded.student(), find_base(loaded, None)
+    student, own = loaded.student(), find_base(loaded.config.model.name, None)
     assert own is not None
     near = borderline(student, own_prompts("test"), options.borderline)
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}

@@ -125,7 +125,7 @@ class Tensor:
 def tensor_bytes(shape: Sequence[int], kind: GGMLQuantizationType) -> int:
     """Return how many bytes a tensor of this shape and type takes."""
     block, size = GGML_QUANT_SIZES[kind]
-    return math.prod(shape) // block * size
+    return int(math.prod(shape) // block * size)
 
 
 class GGUFFile:

@@ -44,7 +44,7 @@ class FirstPositions:
     def of(cls, states: Tensor, head: Head, refusal_token: int) -> "FirstPositions":
         """Return what is known at these states."""
         odds, gaps = [], []
-        for part in states.split(_ROWS_AT_ONCE):
+        for part in torch.split(states, _ROWS_AT_ONCE):
             logits = head.logits(part.to(head.weight.dtype))
             own = logits[:, refusal_token].clone()
             logits[:, refusal_token] = -torch.inf
@@ -105,7 +105,8 @@ def refusal_shift(first: FirstPositions, elsewhere: Tensor, threshold: float, sc
     wanted = torch.cat([-(first.gap + threshold), first.gap.new_zeros(len(elsewhere))]).double() / scale
     gram = states.T @ (states * weight[:, None])
     ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram + ridge, states.T @ (weight * wanted)).float()
+    solution: Tensor = torch.linalg.solve(gram + ridge, states.T @ (weight * wanted))
+    return solution.float()
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def speakability(head: Head, states: Tensor, silent: Tensor, count: int) -> Spea
     alignment = states.float() @ mean_state / mean_state.square().sum()
     own = Head(silent[None].to(head.weight), None, head.scale, head.softcap)
     gaps, shares = [], []
-    for part in states.split(_ROWS_AT_ONCE):
+    for part in torch.split(states, _ROWS_AT_ONCE):
         part = part.to(head.weight.dtype)
         real, virtual = head.logits(part), own.logits(part)[:, 0]
         gaps.append(float((virtual - real.amax(-1)).max()))

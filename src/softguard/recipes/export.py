@@ -22,11 +22,12 @@ from softguard.export import EXPORTERS, Exported, Exporter, StudentModel, new_na
 from softguard.export.head import HeadRows, speakability
 from softguard.models import LanguageModel, processor_name
 from softguard.recipes import export_checks as checks
-from softguard.recipes.distill import LoadedRun, Report, load_run
+from softguard.recipes.distill import Report, load_run
 from softguard.recipes.export_head import StudentStates, fitted_rows, fitting_prompts, student_states
 from softguard.recipes.export_readme import readme
 from softguard.recipes.prompts import balanced, own_prompts
 from softguard.recipes.student import ModelSystem
+from softguard.runs import RunDir
 from softguard.runtimes import Runtime
 from softguard.sources import resolve
 from softguard.sources.checks import file_sha256
@@ -65,8 +66,8 @@ def export(run: Path, to: str, out: Path, base: Path | None, settings: ExportSet
     """
     exporter = EXPORTERS.get(to)()
     check_out(out)
-    loaded = load_run(run)
-    return export_student(exporter, to, loaded.student(), find_base(loaded, base), out, settings, report, run.resolve().name)
+    found = find_base(RunDir.open(run).config["model"]["name"], base)
+    return export_student(exporter, to, load_run(run).student(), found, out, settings, report, run.resolve().name)
 
 
 def check_out(out: Path) -> None:
@@ -79,13 +80,17 @@ def check_out(out: Path) -> None:
         raise ConfigError(f"no {out} yet", "one", "choose another --out, or remove it")
 
 
-def find_base(loaded: LoadedRun, base: Path | None) -> Base | None:
-    """Return the GGUF named, or that of the run's own model; None where that is no GGUF."""
-    own = resolve(loaded.config.model.name)
+def find_base(model: str, base: Path | None) -> Base | None:
+    """Return the GGUF file `base`, or that of a run's model where none is named; None where that is no GGUF.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if base is not None and not base.is_file():
+        raise ConfigError("a GGUF file at --base", f"no file {base}", "check the path")
+    own = resolve(model)
     if base is None:
         return Base(own.path, own.sha256, True) if own.kind == "gguf" else None
-    if not base.is_file():
-        raise ConfigError("a GGUF file at --base", f"no file {base}", "check the path")
     sha256 = file_sha256(base)
     return Base(base, sha256, sha256 == own.sha256)
 

@@ -5,7 +5,7 @@ The student in memory is the one that the file should be: its logits with the sh
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from softguard.core import Conversation, Message, Reply, ReplySettings
 from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.evaluation import metrics
+from softguard.evaluation.results import MetricValue
 from softguard.evaluation.statistics import paired_difference
 from softguard.export import new_names
 from softguard.export.chat_template import PROBES
@@ -211,12 +212,7 @@ def decisions_in_memory(reference: Reference, rows: Sequence[PromptRow]) -> dict
     return {"prompts": len(rows), **agreement(wanted, baked)}
 
 
-def as_json(value: Any) -> Any:
-    """Return a dataclass as JSON takes it."""
-    return asdict(value)
-
-
-def _rate(value: metrics.MetricValue) -> Mapping[str, Any]:
+def _rate(value: MetricValue) -> Mapping[str, Any]:
     return {"value": value.value, "low": value.low, "high": value.high, "n": value.n}
 
 

@@ -59,8 +59,9 @@ def _entry(name: str, fields: dict[str, object]) -> CatalogueEntry:
     source = fields.pop("source")
     pieces = tuple(source) if isinstance(source, list) else (str(source),)
     file = fields.pop("file", None) or parse_wheel(pieces[0]).name
-    members = tuple(fields.pop("members", ()))  # type: ignore[call-overload]
-    return CatalogueEntry(name=name, pieces=pieces, file=file, members=members, **fields)  # type: ignore[arg-type]
+    members: object = fields.pop("members", ())
+    assert isinstance(members, list | tuple)
+    return CatalogueEntry(name=name, pieces=pieces, file=file, members=tuple(members), **fields)  # type: ignore[arg-type]
 
 
 def list_catalogue() -> list[CatalogueEntry]:

@@ -124,7 +124,7 @@ def test_the_papers_beside_a_file(student, base, tmp_path, monkeypatch):
     assert json.loads((out / "verify.json").read_text()) == found
     assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=out, capture_output=True, check=False).returncode == 0
     assert "llama-server -m student.gguf --jinja" in (out / "README.md").read_text()
-    assert "written" in (out / "Modelfile").read_text()
+    assert "Written by softguard, not run" in (out / "Modelfile").read_text()
     template = (out / "Modelfile").read_text().partition('TEMPLATE """')[2].partition('"""')[0]
     assert template.count("<|im_start|>") == 3
     assert template.index("_2|>") < template.index("{{ .System }}") < template.index("{{ .Prompt }}") < template.index("_3|>")
@@ -208,7 +208,15 @@ def test_without_a_base(student, tmp_path):
     with pytest.raises(CompatibilityError, match="--base"):
         to_gguf(student, None, tmp_path / "out")
     with pytest.raises(ConfigError, match="no file"):
-        find_base(type("Run", (), {"config": type("C", (), {"model": type("M", (), {"name": str(tmp_path)})})}), tmp_path / "x")
+        find_base("smollm2-135m", tmp_path / "absent.gguf")
+
+
+def test_the_runs_own_file_is_known_by_its_hash(tiny_gguf, tmp_path):
+    own = find_base(str(tiny_gguf), None)
+    assert own == Base(tiny_gguf, file_sha256(tiny_gguf), True)
+    (tmp_path / "copy.gguf").write_bytes(tiny_gguf.read_bytes())
+    assert find_base(str(tiny_gguf), tmp_path / "copy.gguf").own
+    assert not find_base(str(tiny_gguf), write_tiny_gguf(tmp_path / "other.gguf", seed=1)).own
 
 
 def test_what_is_there_stays(student, base, tmp_path):

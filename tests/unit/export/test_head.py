@@ -49,20 +49,22 @@ def test_a_head_with_a_bias_is_refused():
         silent_row(Head(torch.randn(V, D), torch.zeros(V)), states(10))
 
 
-@pytest.mark.parametrize("threshold", [-4.0, 0.5])
-def test_the_operating_point_is_kept_in_the_row(threshold):
+@pytest.mark.parametrize("refused", [0.1, 0.5])
+def test_the_operating_point_is_kept_in_the_row(refused):
     token = 3
-    first, elsewhere = states(400, offset=2.0), states(400, offset=-2.0, seed=5)
+    first, elsewhere = states(400), states(400, seed=5)
+    first[:, :8] += 3.0
+    elsewhere[:, 8:] += 3.0
     found = FirstPositions.of(first, head(), token)
     probability = torch.softmax(first @ head().weight.T, -1)[:, token]
     torch.testing.assert_close(found.log_odds, probability.logit(), atol=1e-3, rtol=1e-3)
+    threshold = float(found.log_odds.quantile(1 - refused))
     shift = refusal_shift(found, elsewhere, threshold)
     logits = first @ head().weight.T
     before = logits.argmax(-1) == token
     logits[:, token] += first @ shift
     after = logits.argmax(-1) == token
     wanted = found.log_odds > threshold
-    assert 20 < int(wanted.sum()) < 380
     assert float((after == wanted).float().mean()) > 0.96
     assert float((before == wanted).float().mean()) < float((after == wanted).float().mean())
     assert float((elsewhere @ shift).abs().mean()) < 0.5 * float((first @ shift).abs().mean())
