@@ -30,11 +30,13 @@ def export(
     the command that runs it, and SHA256SUMS. An export that did not come out
     as the student is raises an error and leaves nothing.
     """
+    from softguard.export import EXPORTERS
     from softguard.recipes.export import ExportSettings, check_out
     from softguard.recipes.export import export as recipe
     from softguard.runs import RunDir
     from softguard.runtimes.llama_server import CATALOGUE_NAME, uses_packaged_server
 
+    EXPORTERS.get(to)
     check_out(out_dir)
     config = RunDir.open(run).config
     with Stages() as stages:
