@@ -12,11 +12,8 @@ from softguard.errors import CompatibilityError
 from softguard.export.chat_template import bake_template, check_template
 from softguard.export.gguf import input_rows
 from softguard.export.head import HeadRows
-from softguard.export.protocol import EXPORTERS, Exported, StudentModel
+from softguard.export.protocol import EXPORTERS, Exported, StudentModel, transformers_tolerance
 from softguard.runtimes import TransformersFolder
-
-TOLERANCE_NATS = 0.02
-"""The same weights in the same library; only the order of sums differs."""
 
 
 @EXPORTERS.register("hf-baked")
@@ -63,7 +60,7 @@ class HFBakedExporter:
             notes=("Checked in transformers. vLLM, MLX and converters were not run.",),
             first_virtual_id=first,
             start=lambda at: TransformersFolder(at, lm.dtype),
-            tolerance_nats=TOLERANCE_NATS,
+            tolerance_nats=transformers_tolerance(lm.dtype),
         )
 
 

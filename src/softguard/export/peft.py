@@ -6,11 +6,9 @@ from pathlib import Path
 from softguard.adapters import SoftPrompt, SoftPromptConfig
 from softguard.errors import CompatibilityError
 from softguard.export.head import HeadRows
-from softguard.export.protocol import EXPORTERS, Exported, StudentModel
+from softguard.export.protocol import EXPORTERS, Exported, StudentModel, transformers_tolerance
 from softguard.runtimes import TransformersFolder
 
-TOLERANCE_NATS = 0.02
-"""The same weights in the same library; only the order of sums differs."""
 _SCRIPT = '''\
 """Ask the student one question. PEFT caches nothing between requests: the soft prompt is read anew in each."""
 
@@ -63,5 +61,5 @@ class PEFTExporter:
             facts={"file_bytes": (folder / "adapter" / "adapter_model.safetensors").stat().st_size, "base": base},
             notes=("PEFT knows no operating point.",),
             start=(lambda at: TransformersFolder(where, lm.dtype, at / "adapter")) if here else None,
-            tolerance_nats=TOLERANCE_NATS,
+            tolerance_nats=transformers_tolerance(lm.dtype),
         )

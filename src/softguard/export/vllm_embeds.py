@@ -11,11 +11,9 @@ from safetensors.torch import save_file
 
 from softguard.export.chat_template import bake_template, check_template
 from softguard.export.head import HeadRows
-from softguard.export.protocol import EXPORTERS, Exported, StudentModel
+from softguard.export.protocol import EXPORTERS, Exported, StudentModel, transformers_tolerance
 from softguard.runtimes import EmbedsScript
 
-TOLERANCE_NATS = 0.02
-"""The same weights in the same library; only the order of sums differs."""
 _SCRIPT = '''\
 """Chats as prompt embeddings, the soft prompt in its place: `python chat_embeds.py BASE "What is a tree?"` answers in vLLM."""
 
@@ -97,7 +95,7 @@ class VLLMEmbedsExporter:
             ),
             first_virtual_id=len(lm.embedding_weight),
             start=(lambda at: EmbedsScript(at / "chat_embeds.py", where, lm.dtype)) if here else None,
-            tolerance_nats=TOLERANCE_NATS,
+            tolerance_nats=transformers_tolerance(lm.dtype),
         )
 
 
