@@ -169,6 +169,8 @@ class LlamaServer:
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         assert self._connection is not None, "use it in a `with` block"
         given = json.dumps(body) if body is not None else None
+        # The server ends connections that say nothing for some seconds, and between two questions much may be computed here.
+        self._connection.close()
         try:
             self._connection.request(method, path, given, {"Content-Type": "application/json"})
             response = self._connection.getresponse()
