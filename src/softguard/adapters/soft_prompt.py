@@ -62,7 +62,7 @@ class SoftPromptConfig(BaseModel):
         return self
 
     @property
-    def layout(self) -> tuple[tuple[str, int], ...]:
+    def layout(self) -> tuple[tuple[Slot, int], ...]:
         """(slot, count) in the order of W's rows."""
         return tuple((p.slot, p.count) for p in self.placement) or (("front", self.num_virtual_tokens),)
 

@@ -71,7 +71,7 @@ class ChatRenderer:
         starts = [start for start, _ in encoded["offset_mapping"]]
         bos = self._tokenizer.bos_token_id
         has_bos = bos is not None and ids[0] == bos and text.startswith(self._tokenizer.bos_token)
-        slots = {"front": 0, "after_bos": 1 if has_bos and not self._bos_opens_turns else 0}
+        slots = {"front": 0, "after_bos": 1 if has_bos and not self.bos_opens_turns else 0}
         for slot, index in (("after_user", len(closed)), ("system", self._system_end(messages, text))):
             if index is not None and index in starts:
                 slots[slot] = starts.index(index)
@@ -96,18 +96,18 @@ class ChatRenderer:
         return text
 
     @cached_property
-    def _bos_opens_turns(self) -> bool:
+    def bos_opens_turns(self) -> bool:
         """Whether BOS is the turn-opening token itself (ChatML in SmolLM2), so that there is no BOS to stand after."""
         text = self._text([{"role": "user", "content": _USER_PROBE}], True)
         return text.count(self._tokenizer.bos_token or "\0") > 1
 
     @cached_property
-    def _user_opening(self) -> str:
+    def user_opening(self) -> str:
         """What the template writes before the content of a first user turn, a system turn of its own included."""
         return self._text([{"role": "user", "content": _USER_PROBE}], False).split(_USER_PROBE, 1)[0]
 
     @cached_property
-    def _around_system(self) -> tuple[str, str] | None:
+    def around_system(self) -> tuple[str, str] | None:
         """What the template writes before the system's content and between it and the user's; None where it takes none."""
         try:
             text = self._text([{"role": "system", "content": _SYSTEM_PROBE}, {"role": "user", "content": _USER_PROBE}], False)
@@ -123,14 +123,14 @@ class ChatRenderer:
 
     def _system_end(self, messages: list[dict[str, str]], text: str) -> int | None:
         """Return where the system's content ends, given or the template's own; None where the prompt has no system turn."""
-        if self._around_system is None:
+        if self.around_system is None:
             return None
-        before, after = self._around_system
+        before, after = self.around_system
         if messages[0]["role"] == "system":
             start = len(before) + len(messages[0]["content"].strip())
         else:
-            start = len(self._user_opening) - len(after)
-            if start < len(before) or not text.startswith(self._user_opening):
+            start = len(self.user_opening) - len(after)
+            if start < len(before) or not text.startswith(self.user_opening):
                 return None
         index = text.find(after, start) if text.startswith(before) else -1
         return None if index < 0 else index

@@ -28,7 +28,7 @@ class ModelSystem:
         refusal_text: str = REFUSAL_TEXT,
     ) -> None:
         self._name, self.lm, self.adapter = name, lm, adapter
-        self._system_prompt, self.threshold, self._refusal_text = system_prompt, threshold, refusal_text
+        self._system_prompt, self.threshold, self.refusal_text = system_prompt, threshold, refusal_text
         self.renderer = ChatRenderer(lm.tokenizer)
         self.refusal_token = self.renderer.encode_response(refusal_text)[0]
 
@@ -70,7 +70,7 @@ class ModelSystem:
         return [self._reply(g) for g in generations]
 
     def _reply(self, g: Generation) -> Reply:
-        text = self._refusal_text if g.refused else self.renderer.decode(g.ids)
+        text = self.refusal_text if g.refused else self.renderer.decode(g.ids)
         return Reply(text, g.refusal_log_odds, g.truncated, refused=g.refused or self.says_refusal(text, g.truncated))
 
     @contextmanager
@@ -131,7 +131,7 @@ class ModelSystem:
 
     def says_refusal(self, text: str, truncated: bool) -> bool:
         """Return whether an answer opens with the refusal text, or was cut within it."""
-        refusal = self._refusal_text.strip()
+        refusal = self.refusal_text.strip()
         return text.startswith(refusal) or (truncated and text != "" and refusal.startswith(text))
 
     def refusal_log_odds(self, conversations: Sequence[Conversation], progress: Progress | None = None) -> list[float]:
