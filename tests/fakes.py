@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -51,15 +53,18 @@ _SIZES: dict = {
 }
 
 
-def tiny_model(kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0) -> LanguageModel:
-    """Return a two-layer random model of an architecture: llama, qwen2, gemma3 or gpt2."""
+def tiny_model(kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, window: int = 512) -> LanguageModel:
+    """Return a two-layer random model of an architecture: llama, qwen2, gemma2, gemma3 or gpt2."""
     torch.manual_seed(seed)
     if kind == "llama":
         network = LlamaForCausalLM(LlamaConfig(**_SIZES, num_key_value_heads=2, tie_word_embeddings=True))
     elif kind == "qwen2":
         network = Qwen2ForCausalLM(Qwen2Config(**_SIZES, num_key_value_heads=2))
+    elif kind == "gemma2":
+        sizes = Gemma2Config(**_SIZES, num_key_value_heads=2, head_dim=8, sliding_window=window)
+        network = Gemma2ForCausalLM._from_config(sizes, attn_implementation="eager")  # sdpa would leave out its soft cap
     elif kind == "gemma3":
-        network = Gemma3ForCausalLM(Gemma3TextConfig(**_SIZES, num_key_value_heads=2, head_dim=8, sliding_window=512))
+        network = Gemma3ForCausalLM(Gemma3TextConfig(**_SIZES, num_key_value_heads=2, head_dim=8, sliding_window=window))
     elif kind == "gpt2":
         network = GPT2LMHeadModel(
             GPT2Config(vocab_size=258, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)

@@ -132,7 +132,7 @@ def _decode(
 ) -> list[Generation]:
     device = lm.device
     prefix = SharedPrefix.run(lm, prompts, virtual_tokens)
-    rest = [list(p[prefix.length :]) for p in prompts]
+    rest = [list(p[prefix.ids :]) for p in prompts]
     width = max(len(p) for p in rest)
     ids = torch.tensor([[0] * (width - len(p)) + p for p in rest], device=device)
     mask = torch.tensor([[1] * prefix.length + [0] * (width - len(p)) + [1] * len(p) for p in rest], device=device)

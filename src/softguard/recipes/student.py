@@ -1,6 +1,9 @@
 """Systems made of a model and, where there is one, an adapter: base, hard system prompt, student."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
 
 from softguard.adapters import Adapter
 from softguard.core import REFUSAL_TEXT, Conversation, Message, Reply, ReplySettings
@@ -45,6 +48,20 @@ class ModelSystem:
         prompt = self.renderer.render(conversation)
         return list(prompt.ids) if self.adapter is None else self.adapter.extend(prompt)
 
+    @contextmanager
+    def running(self) -> Iterator[LanguageModel]:
+        """Give the model to run for the length of a `with` block: the base model, or the student with its adapter attached."""
+        if self.adapter is None:
+            yield self.lm
+            return
+        with self.adapter.attach(self.lm) as student:
+            yield student
+
+    @property
+    def virtual_tokens(self) -> Tensor | None:
+        """The adapter's learned input vectors, None where there are none."""
+        return None if self.adapter is None else self.adapter.virtual_tokens()
+
     def respond(
         self,
         conversations: Sequence[Conversation],
@@ -53,18 +70,19 @@ class ModelSystem:
         progress: Progress | None = None,
     ) -> list[Reply]:
         """Return the answers. With a threshold, a prompt whose s exceeds it gets the refusal text and is not decoded."""
-        generations = sample(
-            self.lm,
-            [self.prompt_ids(c) for c in conversations],
-            ids,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            seed=settings.seed,
-            refusal_token=self.refusal_token,
-            refuse_above=self.threshold,
-            virtual_tokens=None if self.adapter is None else self.adapter.virtual_tokens(),
-            progress=progress,
-        )
+        with self.running() as lm:
+            generations = sample(
+                lm,
+                [self.prompt_ids(c) for c in conversations],
+                ids,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+                refusal_token=self.refusal_token,
+                refuse_above=self.threshold,
+                virtual_tokens=self.virtual_tokens,
+                progress=progress,
+            )
         replies = []
         for g in generations:
             text = self._refusal_text if g.refused else self.renderer.decode(g.ids)
@@ -79,6 +97,6 @@ class ModelSystem:
 
     def refusal_log_odds(self, conversations: Sequence[Conversation], progress: Progress | None = None) -> list[float]:
         """Return s for each prompt, one forward pass each."""
-        virtual = None if self.adapter is None else self.adapter.virtual_tokens()
         prompts = [self.prompt_ids(c) for c in conversations]
-        return refusal_log_odds(self.lm, prompts, self.refusal_token, virtual, progress=progress)
+        with self.running() as lm:
+            return refusal_log_odds(lm, prompts, self.refusal_token, self.virtual_tokens, progress=progress)
