@@ -24,11 +24,12 @@ C = TypeVar("C", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Stored(Generic[C]):
-    """What a folder holds: the adapter's config, its tensors, the fingerprint of its base model."""
+    """What a folder holds: the adapter's config, its tensors, the fingerprint of its base model, PEFT's config or nothing."""
 
     config: C
     tensors: dict[str, Tensor]
     base_fingerprint: str
+    peft_config: Mapping[str, Any]
 
 
 def write_adapter(
@@ -58,7 +59,9 @@ def read_adapter(folder: Path, config: type[C], device: torch.device | str) -> S
     try:
         own = json.loads((folder / _OWN_FILE).read_text(encoding="utf-8"))
         tensors = {name: tensor.to(device) for name, tensor in load_file(folder / _WEIGHTS).items()}
-        return Stored(config.model_validate(own["config"]), tensors, str(own["base_fingerprint"]))
+        path = folder / _PEFT_CONFIG
+        peft = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        return Stored(config.model_validate(own["config"]), tensors, str(own["base_fingerprint"]), peft)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         kind = config.model_fields["kind"].default
         raise RunError(f"a {kind} in {folder}", str(error)[:160], "train it again or copy it whole") from error

@@ -22,7 +22,7 @@ from softguard.adapters.soft_prompt import DEFAULT_TEXT, SoftPrompt, repeated_id
 from softguard.errors import CompatibilityError, ConfigError, RunError
 from softguard.models import LanguageModel, RenderedPrompt, key_values
 
-_TENSOR, _SHAPE = "prompt_embeddings", "shape"
+_TENSOR = "prompt_embeddings"
 
 
 class KVPrefixConfig(BaseModel):
@@ -120,7 +120,6 @@ class KVPrefix:
         if all(p.shape == one.shape for p in self._parameters):
             stacked = torch.stack([p.detach()[0] for p in self._parameters])  # (layers x 2) x G x P x d
             tensors = {_TENSOR: stacked.permute(2, 0, 1, 3).reshape(one.shape[2], -1)}
-            tensors[_SHAPE] = torch.tensor([len(self._parameters) // 2, one.shape[1]])
             peft = {
                 "peft_type": "PREFIX_TUNING",
                 "task_type": "CAUSAL_LM",
@@ -143,17 +142,16 @@ class KVPrefix:
             RunError: a file is missing or not what it has to be.
         """
         stored = read_adapter(folder, KVPrefixConfig, device)
-        return cls(stored.config, _layers(stored.tensors, folder), stored.base_fingerprint)
-
-
-def _layers(tensors: dict[str, Tensor], folder: Path) -> tuple[tuple[Tensor, Tensor], ...]:
-    try:
-        if _TENSOR in tensors:
-            layers, heads = tensors[_SHAPE].tolist()
-            split = tensors[_TENSOR].view(len(tensors[_TENSOR]), layers, 2, heads, -1).permute(1, 2, 3, 0, 4)
-            return tuple((keys[None], values[None]) for keys, values in split)
-        return tuple((tensors[f"layer.{i}.keys"], tensors[f"layer.{i}.values"]) for i in range(len(tensors) // 2))
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise RunError(
-            f"keys and values of every layer in {folder}", str(error)[:160], "train it again or copy it whole"
-        ) from error
+        tensors = stored.tensors
+        try:
+            if set(tensors) == {_TENSOR}:
+                shape = (stored.peft_config["num_layers"], 2, stored.peft_config["num_attention_heads"], -1)
+                split = tensors[_TENSOR].view(stored.config.num_positions, *shape).permute(1, 2, 3, 0, 4)
+                layers = tuple((keys[None], values[None]) for keys, values in split)
+            else:
+                count = max(1, len(tensors) // 2)
+                layers = tuple((tensors[f"layer.{i}.keys"], tensors[f"layer.{i}.values"]) for i in range(count))
+        except (KeyError, TypeError, RuntimeError) as error:
+            wanted = f"keys and values of every layer in {folder}"
+            raise RunError(wanted, str(error)[:160], "train it again or copy it whole") from error
+        return cls(stored.config, layers, stored.base_fingerprint)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from softguard.core.head import Head
 from softguard.errors import CompatibilityError
+from softguard.models.attention import layer_windows
 from softguard.models.chat import turn_end
 
 
@@ -63,11 +64,12 @@ class LanguageModel:
     @property
     def window(self) -> float:
         """The smallest number of positions that a layer looks back, infinite where every layer sees all."""
-        config = self.network.config
-        kinds = getattr(config, "layer_types", None) or ()
-        sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-        used = [getattr(config, size, None) for kind, size in sizes.items() if kind in kinds]
-        return min((float(size) for size in used if size), default=float("inf"))
+        return min((float(size) for size in layer_windows(self.network.config) if size), default=float("inf"))
+
+    @property
+    def prefix_positions(self) -> int:
+        """Positions that `prefix` holds."""
+        return self.prefix[0][0].shape[2] if self.prefix else 0
 
     @property
     def blocks(self) -> nn.ModuleList:

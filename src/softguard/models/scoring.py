@@ -58,8 +58,7 @@ def response_states(
     response has no states.
     """
     longest = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
-    own = lm.prefix[0][0].shape[2] if lm.prefix else 0
-    sharing = own + 2 * longest < lm.window  # a tree may hold two
+    sharing = lm.prefix_positions + 2 * longest < lm.window  # a tree may hold two
     prefix = SharedPrefix.run(lm, prompts if sharing else (), virtual_tokens)
     members: dict[tuple[object, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):

@@ -56,7 +56,7 @@ class SharedPrefix:
     def run(cls, lm: LanguageModel, prompts: Sequence[Sequence[int]], virtual_tokens: Tensor | None) -> "SharedPrefix":
         """Return the model's own prefix with what `prompts` share; gradients flow to it and to `virtual_tokens` where enabled."""
         held = tuple((keys.to(lm.dtype), values.to(lm.dtype)) for keys, values in lm.prefix)
-        own = cls(held[0][0].shape[2] if held else 0, 0, held)
+        own = cls(lm.prefix_positions, 0, held)
         shared = common_prefix(prompts)
         if not shared or own.length + shared >= lm.window:
             return own
