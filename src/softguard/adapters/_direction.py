@@ -82,6 +82,11 @@ class Direction(ABC, Generic[C]):
         """None."""
         return 0
 
+    @property
+    def weights_per_token(self) -> int:
+        """None: the vector is added."""
+        return 0
+
     def save(self, folder: Path, lm: LanguageModel) -> None:
         """Write the vector under the name that llama.cpp's control vectors give it, `direction.N` with N the layer from 1."""
         write_adapter(folder, self.config, {f"direction.{self.layer + 1}": self._vector}, self.base_fingerprint, None)

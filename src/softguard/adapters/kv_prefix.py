@@ -109,6 +109,11 @@ class KVPrefix:
         """P."""
         return self.config.num_positions
 
+    @property
+    def weights_per_token(self) -> int:
+        """None."""
+        return 0
+
     def save(self, folder: Path, lm: LanguageModel) -> None:
         """Write keys and values as PEFT's prefix tuning does, P x (layers, key or value, head, width).
 
@@ -116,7 +121,7 @@ class KVPrefix:
         """
         one = self._parameters[0]
         peft = None
-        tensors = {f"layer.{i // 2}.{'values' if i % 2 else 'keys'}": p for i, p in enumerate(self._parameters)}
+        tensors: dict[str, Tensor] = {f"layer.{i // 2}.{'values' if i % 2 else 'keys'}": p for i, p in enumerate(self._parameters)}
         if all(p.shape == one.shape for p in self._parameters):
             stacked = torch.stack([p.detach()[0] for p in self._parameters])  # (layers x 2) x G x P x d
             tensors = {_TENSOR: stacked.permute(2, 0, 1, 3).reshape(one.shape[2], -1)}

@@ -110,6 +110,11 @@ class Lora:
         """None."""
         return 0
 
+    @property
+    def weights_per_token(self) -> int:
+        """All A and B: they are never merged."""
+        return self.num_parameters
+
     def save(self, folder: Path, lm: LanguageModel) -> None:
         """Write A and B as PEFT does, with its config: `PeftModel.from_pretrained` loads them."""
         tensors = {_PEFT_PREFIX + name: weight for name, weight in self._weights.items()}

@@ -46,6 +46,11 @@ class Adapter(Protocol):
         """Positions that the adapter adds to every request."""
         ...
 
+    @property
+    def weights_per_token(self) -> int:
+        """Learned numbers that every token of a request is multiplied with, besides the network's own."""
+        ...
+
     def save(self, folder: Path, lm: LanguageModel) -> None:
         """Write the adapter, in PEFT's layout where PEFT can load it."""
         ...

@@ -133,6 +133,11 @@ class SoftPrompt:
         """P."""
         return self.config.num_virtual_tokens
 
+    @property
+    def weights_per_token(self) -> int:
+        """None."""
+        return 0
+
     def save(self, folder: Path, lm: LanguageModel) -> None:
         """Write W under PEFT's file names, and its config where PEFT can load W: all virtual tokens in front.
 

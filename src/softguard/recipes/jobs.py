@@ -138,7 +138,7 @@ def _check_length(system: System, conversation: Conversation, max_new_tokens: in
         return
     try:
         if isinstance(system, ModelSystem):
-            length = len(system.prompt_ids(conversation))
+            length = system.num_positions(conversation)
         else:
             length = len(system.renderer.render(conversation).ids)
     except TemplateError as error:

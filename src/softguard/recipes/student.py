@@ -48,6 +48,11 @@ class ModelSystem:
         prompt = self.renderer.render(conversation)
         return list(prompt.ids) if self.adapter is None else self.adapter.extend(prompt)
 
+    def num_positions(self, conversation: Conversation) -> int:
+        """Return how many positions the answer comes after: the ids, and those whose keys and values the adapter holds."""
+        with self.running() as lm:
+            return len(self.prompt_ids(conversation)) + lm.prefix_positions
+
     @contextmanager
     def running(self) -> Iterator[LanguageModel]:
         """Give the model to run for the length of a `with` block: the base model, or the student with its adapter attached."""
