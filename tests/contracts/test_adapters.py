@@ -1,4 +1,8 @@
-"""One suite over every adapter on tiny models of several architectures."""
+"""One suite over every adapter on tiny models of several architectures.
+
+The shapes: Llama (plain), Qwen2 (biases), Gemma 2 and 3 (windows, scaled embeddings, soft caps), GPT-2 (absolute positions,
+transposed weights), Phi-3 (one window for all layers, fused projections).
+"""
 
 from pathlib import Path
 
@@ -18,9 +22,10 @@ from softguard.models import ChatRenderer, refusal_log_odds, response_states, sa
 from softguard.models.shared_prefix import SHORTEST
 from tests.fakes import tiny_model
 
-KINDS = ["llama", "qwen2", "gemma2", "gemma3", "gpt2"]
+KINDS = ["llama", "qwen2", "gemma2", "gemma3", "gpt2", "phi3"]
 CONFIGS: dict[str, BaseModel] = {
     "front": SoftPromptConfig(num_virtual_tokens=4),
+    "after_bos": SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "after_bos", "count": 4}]),
     "after_user": SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "after_user", "count": 4}]),
     "system": SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "system", "count": 4}]),
     "split": SoftPromptConfig(
@@ -34,6 +39,11 @@ CONFIGS: dict[str, BaseModel] = {
 every_adapter = pytest.mark.parametrize("name", CONFIGS)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 GREEDY = {"max_new_tokens": 6, "temperature": 0.0, "seed": 0, "refusal_token": 9}
+
+
+def model(kind="llama", name="", **options):
+    """Return a tiny model; one with a BOS where the adapter stands after it."""
+    return tiny_model(kind, bos=name == "after_bos", **options)
 
 
 def make(lm, name, trained=True):
@@ -70,7 +80,7 @@ def test_the_suite_knows_every_adapter():
 @every_kind
 @every_adapter
 def test_only_the_adapter_learns_and_the_base_stays_as_it_was(kind, name):
-    lm = tiny_model(kind)
+    lm = model(kind, name)
     before = {k: v.clone() for k, v in lm.network.state_dict().items()}
     modules = [(n, type(m)) for n, m in lm.network.named_modules()]
     ids = rendered(lm).ids
@@ -87,11 +97,14 @@ def test_only_the_adapter_learns_and_the_base_stays_as_it_was(kind, name):
     assert torch.equal(base_logits(lm, ids), base)
     assert not torch.allclose(found, base, atol=1e-3)
     assert adapter.num_parameters == sum(p.numel() for p in adapter.parameters())
+    with adapter.attach(lm) as student:
+        added = len(adapter.extend(rendered(lm))) - len(ids) + student.prefix_positions
+    assert adapter.num_prefix_positions == added
 
 
 @every_adapter
 def test_the_base_comes_back_after_an_error(name):
-    lm = tiny_model()
+    lm = model(name=name)
     ids = rendered(lm).ids
     base, adapter = base_logits(lm, ids), make(lm, name)
     with pytest.raises(KeyError), adapter.attach(lm):
@@ -103,7 +116,7 @@ def test_the_base_comes_back_after_an_error(name):
 @every_adapter
 def test_batch_padding_and_cache_do_not_matter(kind, name):
     """Left-padded cached decoding draws what right-padded uncached scoring says is most likely, alone or in a batch."""
-    lm = tiny_model(kind)
+    lm = model(kind, name)
     adapter = make(lm, name)
     prompts = [adapter.extend(rendered(lm, t)) for t in ("a", "a much longer request", "bcd")]
     virtual = adapter.virtual_tokens()
@@ -119,8 +132,52 @@ def test_batch_padding_and_cache_do_not_matter(kind, name):
 
 @every_kind
 @every_adapter
+def test_what_is_drawn_at_temperature_1_has_the_probability_that_scoring_gives_it(kind, name):
+    lm = model(kind, name)
+    adapter = make(lm, name)
+    prompts, virtual = [adapter.extend(rendered(lm, t)) for t in ("a", "a much longer request", "bcd")], adapter.virtual_tokens()
+    settings = {**GREEDY, "temperature": 1.0, "virtual_tokens": virtual, "keep_states": True}
+    with adapter.attach(lm) as student:
+        drawn = sample(student, prompts, ["1", "2", "3"], **settings)
+        for prompt, key, generation in zip(prompts, "123", drawn, strict=True):
+            assert sample(student, [prompt], [key], **settings)[0].ids == generation.ids
+            states = response_states(student, [prompt], [generation.ids], virtual).states
+            scores = lm.head(states).log_softmax(-1)[range(len(generation.ids)), list(generation.ids)]
+            assert generation.log_prob == pytest.approx(scores.sum().item(), abs=1e-3)
+
+
+@every_kind
+@every_adapter
+def test_gradients_are_those_of_differences_and_the_sum_over_rows(kind, name):
+    """Along the gradient itself, in a float64 model; in a batch, where rows share a prefix, as one by one."""
+    lm = model(kind, name, dtype=torch.float64)
+    adapter = make(lm, name)
+    texts = ("one request", "another", "a third one")
+
+    def loss(*given):
+        return logits(lm, adapter, given).log_softmax(-1)[:, 3].sum()
+
+    def gradient(*rows):
+        for p in adapter.parameters():
+            p.grad = None
+        for row in rows:
+            loss(*row).backward()
+        return torch.cat([p.grad.flatten() for p in adapter.parameters()])
+
+    together = gradient(texts)
+    torch.testing.assert_close(gradient(*[(t,) for t in texts]), together, rtol=1e-3, atol=1e-4 * together.abs().max().item())
+    step, start = 1e-3 * together / together.norm(), torch.nn.utils.parameters_to_vector(adapter.parameters()).detach()
+    values = []
+    for sign in (1, -1):
+        torch.nn.utils.vector_to_parameters(start + sign * step, adapter.parameters())
+        values.append(loss(*texts).item())
+    assert (values[0] - values[1]) / 2e-3 == pytest.approx(together.norm().item(), rel=0.02)
+
+
+@every_kind
+@every_adapter
 def test_what_prompts_share_is_run_under_the_adapter(kind, name):
-    lm = tiny_model(kind)
+    lm = model(kind, name)
     adapter = make(lm, name)
     texts = ("one request", "another", "a third one")
     shared = [adapter.extend(rendered(lm, t)) for t in texts]
@@ -132,7 +189,7 @@ def test_what_prompts_share_is_run_under_the_adapter(kind, name):
 @every_kind
 @every_adapter
 def test_save_and_load_give_the_same_logits(kind, name, tmp_path: Path):
-    lm = tiny_model(kind)
+    lm = model(kind, name)
     adapter = make(lm, name)
     adapter.save(tmp_path, lm)
     loaded = type(adapter).load(tmp_path)
@@ -147,7 +204,7 @@ def test_save_and_load_give_the_same_logits(kind, name, tmp_path: Path):
 
 @every_adapter
 def test_masters_are_float32_under_a_bfloat16_base(name):
-    lm = tiny_model(dtype=torch.bfloat16)
+    lm = model(name=name, dtype=torch.bfloat16)
     adapter = make(lm, name)
     prompt = adapter.extend(rendered(lm))
     with adapter.attach(lm) as student:
@@ -160,9 +217,9 @@ def test_masters_are_float32_under_a_bfloat16_base(name):
 
 @every_adapter
 def test_wrong_base_and_broken_files_are_errors(name, tmp_path: Path):
-    lm = tiny_model()
+    lm = model(name=name)
     adapter = make(lm, name)
-    with pytest.raises(CompatibilityError, match="base model"), adapter.attach(tiny_model(seed=1)):
+    with pytest.raises(CompatibilityError, match="base model"), adapter.attach(model(name=name, seed=1)):
         pass
     with pytest.raises(RunError):
         type(adapter).load(tmp_path)
@@ -182,7 +239,7 @@ def test_wrong_base_and_broken_files_are_errors(name, tmp_path: Path):
 
 @every_adapter
 def test_same_seed_same_start(name):
-    lm = tiny_model()
+    lm = model(name=name)
     state = torch.get_rng_state()
     pairs = zip(make(lm, name, trained=False).parameters(), make(lm, name, trained=False).parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -192,16 +249,16 @@ def test_same_seed_same_start(name):
 @every_kind
 @pytest.mark.parametrize("name", ["lora", "steering_vector", "difference_of_means"])
 def test_what_adds_to_the_network_begins_as_the_base_model(kind, name):
-    lm = tiny_model(kind)
+    lm = model(kind, name)
     assert torch.allclose(logits(lm, make(lm, name, trained=False)), base_logits(lm, rendered(lm).ids), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lora", "kv_prefix"])
-@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("name", ["lora", "kv_prefix", "front"])
+@every_kind
 def test_peft_loads_it(kind, name, tmp_path: Path):
     from peft import PeftModel
 
-    lm = tiny_model(kind)
+    lm = model(kind, name)
     adapter = make(lm, name)
     adapter.save(tmp_path, lm)
     ours = logits(lm, adapter, response=(0,))
@@ -214,8 +271,8 @@ def test_peft_loads_it(kind, name, tmp_path: Path):
 
 @every_kind
 def test_refusal_log_odds_of_a_student_agree_with_its_sampling(kind):
-    lm = tiny_model(kind)
     for name in CONFIGS:
+        lm = model(kind, name)
         adapter = make(lm, name)
         prompts = [adapter.extend(rendered(lm, t)) for t in ("a", "bcd")]
         with adapter.attach(lm) as student:

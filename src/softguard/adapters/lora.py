@@ -36,7 +36,7 @@ class LoraConfig(BaseModel):
     kind: Literal["lora"] = "lora"
     rank: int = Field(1, gt=0, le=1024, description="r; 1 on q and v matches 100 virtual tokens in SmolLM2-135M: 57,600 numbers")
     target_modules: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), description="names of the projections, as q_proj; empty takes PEFT's choice for the architecture, q and v in most"
+        (), description="names of the projections, as q_proj; empty takes q and v, or the one that holds both where they are fused"
     )
     scaling: float = Field(1.0, gt=0, description="on BA; PEFT's lora_alpha is scaling x rank")
 
@@ -63,7 +63,7 @@ class Lora:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            layers = _inject(lm, config, config.target_modules)
+            layers = _inject(lm, config, config.target_modules or _attention_projections(lm))
         targets = tuple(sorted({name.rsplit(".", 1)[-1] for name in layers}))
         adapter = cls(config, targets, _weights(layers), lm.fingerprint)
         adapter._made[lm.network] = layers
@@ -147,9 +147,22 @@ class Lora:
         return self._made[lm.network]
 
 
+def _attention_projections(lm: LanguageModel) -> tuple[str, ...]:
+    """Return the names of a model's query and value projections (Hu et al., section 4.2), or of the one that holds both.
+
+    By what the blocks have, not by PEFT's table: that one lacks Phi-3 and every architecture to come.
+    """
+    names = {name.rsplit(".", 1)[-1] for name, _ in lm.blocks[0].named_modules()}
+    known = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",))
+    found = next((targets for targets in known if names.issuperset(targets)), None)
+    if found is None:
+        raise CompatibilityError("projections of names that we know", type(lm.network).__name__, "set adapter.target_modules")
+    return found
+
+
 def _peft_config(config: LoraConfig, targets: tuple[str, ...]) -> PeftLoraConfig:
     return PeftLoraConfig(
-        r=config.rank, lora_alpha=config.scaling * config.rank, target_modules=list(targets) or None, task_type="CAUSAL_LM"
+        r=config.rank, lora_alpha=config.scaling * config.rank, target_modules=list(targets), task_type="CAUSAL_LM"
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from softguard.adapters import ADAPTERS, SoftPromptConfig
+from softguard.adapters import ADAPTERS, Fitted, SoftPromptConfig
 from softguard.core import REFUSAL_TEXT
 from softguard.errors import ConfigError, SourceError
 from softguard.models import best_device, fast_dtype
@@ -305,6 +305,8 @@ def plan(config: Config) -> list[str]:
         learned = f"learns {count} virtual tokens of a width that is not known yet: {error}"
     if not count:
         learned = f"learns an adapter of kind {config.adapter.kind}"
+    if issubclass(ADAPTERS.get(config.adapter.kind), Fitted):
+        return [f"{learned}, which is fitted to the drafts: no objective, no steps", "one pass over the training prompts"]
     prompts, harmful = training.batch_size * training.accumulation, training.harmful_per_batch * training.accumulation
     seen = f"{training.steps} steps of {prompts} prompts, {harmful} of them harmful"
     return [learned, f"{seen}; validation every {training.validate_every} steps"]
