@@ -30,7 +30,9 @@ class KVPrefixConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["kv_prefix"] = "kv_prefix"
-    num_positions: int = Field(8, gt=0, le=4096, description="learned positions; a soft prompt that it starts from has as many")
+    num_positions: int = Field(
+        5, gt=0, le=4096, description="learned positions; 5 hold as many numbers as 100 virtual tokens in SmolLM2-135M: 57,600"
+    )
     initialisation: Literal["text", "soft_prompt"] = Field(
         "text", description="keys and values of a text, or of a soft prompt that stands wholly in front"
     )

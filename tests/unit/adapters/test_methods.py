@@ -13,6 +13,7 @@ from softguard.adapters.lora import Lora, LoraConfig
 from softguard.adapters.soft_prompt import repeated_ids
 from softguard.adapters.steering_vector import SteeringVector, SteeringVectorConfig
 from softguard.core import Conversation
+from softguard.costs import ModelShape
 from softguard.errors import CompatibilityError, ConfigError, DataError
 from softguard.models import ChatRenderer, LanguageModel, response_states, sample
 from tests.fakes import tiny_model
@@ -49,6 +50,7 @@ def test_rank_1_on_q_and_v_of_smollm2_has_the_parameters_of_100_virtual_tokens()
     assert Lora.create(LoraConfig(rank=3), lm, 0).num_parameters == 3 * 57_600
     vector = SteeringVector.create(SteeringVectorConfig(), lm, 0)
     assert (vector.num_parameters, vector.layer) == (576, 13)
+    assert KVPrefixConfig().num_positions * ModelShape.of(lm.network).cache_numbers(1) == 57_600
 
 
 def test_lora_takes_the_targets_it_is_given_and_no_others():
