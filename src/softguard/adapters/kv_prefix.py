@@ -123,7 +123,8 @@ class KVPrefix:
         """
         one = self._parameters[0]
         peft = None
-        tensors: dict[str, Tensor] = {f"layer.{i // 2}.{'values' if i % 2 else 'keys'}": p for i, p in enumerate(self._parameters)}
+        names = [f"layer.{i // 2}.{'values' if i % 2 else 'keys'}" for i in range(len(self._parameters))]
+        tensors: dict[str, Tensor] = dict(zip(names, self._parameters, strict=True))
         if all(p.shape == one.shape for p in self._parameters):
             stacked = torch.stack([p.detach()[0] for p in self._parameters])  # (layers x 2) x G x P x d
             tensors = {_TENSOR: stacked.permute(2, 0, 1, 3).reshape(one.shape[2], -1)}

@@ -36,7 +36,7 @@ class LoraConfig(BaseModel):
     kind: Literal["lora"] = "lora"
     rank: int = Field(1, gt=0, le=1024, description="r; 1 on q and v matches 100 virtual tokens in SmolLM2-135M: 57,600 numbers")
     target_modules: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), description="names of the projections, as q_proj; empty takes q and v, or the one that holds both where they are fused"
+        (), description="names of the projections, as q_proj; empty takes q and v, or the one that holds both"
     )
     scaling: float = Field(1.0, gt=0, description="on BA; PEFT's lora_alpha is scaling x rank")
 

@@ -1,7 +1,8 @@
 """Time to the first token and to the last, one request at a time, systems in turn: what the machine does meanwhile meets all.
 
 Each system is timed twice, with all of a request computed anew and with what all requests begin with (virtual tokens in front,
-system turn) cached; learned keys and values are at hand either way. The guarded system is the base model and then its guard: no answer may be shown before it is judged.
+system turn) cached; learned keys and values are at hand either way. The guarded system is the base model and then its guard: no
+answer may be shown before it is judged.
 """
 
 import time
