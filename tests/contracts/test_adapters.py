@@ -94,6 +94,7 @@ def test_only_the_adapter_learns_and_the_base_stays_as_it_was(kind, name):
     assert list(after) == list(before)
     assert all(torch.equal(v, before[k]) for k, v in after.items())
     assert [(n, type(m)) for n, m in lm.network.named_modules()] == modules
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.network.modules())
     assert torch.equal(base_logits(lm, ids), base)
     assert not torch.allclose(found, base, atol=1e-3)
     assert adapter.num_parameters == sum(p.numel() for p in adapter.parameters())
