@@ -76,10 +76,8 @@ def sample(
         batch_size: rows that decode together; matrix products of many rows run at up to twice the rate of 32 on a CPU.
         progress: called with (done, total); within a batch `done` counts the tokens made, as so many prompts' worth.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     out: dict[int, Generation] = {}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in _batches(lm, [len(p) for p in prompts], batch_size, max_new_tokens):
         draws = np.stack([uniforms(seed, keys[i], max_new_tokens) for i in rows])
         chosen = [prompts[i] for i in rows]
         tick = partial(_tick, progress, len(out), len(rows) / max_new_tokens, len(prompts)) if progress else None
@@ -99,6 +97,27 @@ def sample(
         if progress:
             progress(len(out), len(prompts))
     return [out[i] for i in range(len(prompts))]
+
+
+def _batches(lm: LanguageModel, lengths: Sequence[int], batch_size: int, max_new_tokens: int) -> list[list[int]]:
+    """Return batches of indices, sorted by length. Where padding may cost a row its prefix, a batch has rows of one length."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        mixes = bool(batches) and lengths[batches[-1][0]] != lengths[i]
+        cut = mixes and bool(lm.prefix) and not _within_window(lm, lengths[i], max_new_tokens)
+        if batches and len(batches[-1]) < batch_size and not cut:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _within_window(lm: LanguageModel, length: int, max_new_tokens: int) -> bool:
+    """Return whether no layer's window cuts an answer to a prompt of so many ids.
+
+    Windows are counted in columns of the batch: padding between a prefix and a row's own ids uses them up.
+    """
+    return lm.prefix_positions + length + max_new_tokens <= lm.window
 
 
 def _tick(progress: Progress, done: int, rows_per_token: float, total: int, step: int) -> None:
@@ -210,8 +229,12 @@ def decode_steps(
         prefix: the keys and values of what all prompts begin with, where they are at hand.
     """
     device = lm.device
-    prefix = SharedPrefix.run(lm, prompts, virtual_tokens) if prefix is None else prefix
-    rest = [list(p[prefix.length :]) for p in prompts]
+    if prefix is None:
+        longest = max(map(len, prompts))
+        padded = any(len(p) != longest for p in prompts)
+        sharing = not padded or _within_window(lm, longest, max_new_tokens)
+        prefix = SharedPrefix.run(lm, prompts if sharing else (), virtual_tokens)
+    rest = [list(p[prefix.ids :]) for p in prompts]
     width = max(len(p) for p in rest)
     ids = torch.tensor([[0] * (width - len(p)) + p for p in rest], device=device)
     mask = torch.tensor([[1] * prefix.length + [0] * (width - len(p)) + [1] * len(p) for p in rest], device=device)

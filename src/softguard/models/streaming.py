@@ -13,7 +13,7 @@ from torch import Tensor
 from softguard.models.chat import ChatRenderer
 from softguard.models.language_model import LanguageModel
 from softguard.models.sampling import Generation, decode_steps, uniforms
-from softguard.models.shared_prefix import SharedPrefix, common_prefix
+from softguard.models.shared_prefix import SharedPrefix
 
 _HALF = "\ufffd"
 """What stands for the bytes of a character that is not whole yet."""
@@ -43,7 +43,7 @@ class KnownPrefix:
     def of(cls, lm: LanguageModel, prompts: Sequence[Sequence[int]], virtual_tokens: Tensor | None) -> "KnownPrefix":
         """Return the prefix of two or more sample prompts; it is empty where sharing one would save nothing."""
         shared = SharedPrefix.run(lm, prompts, virtual_tokens)
-        return cls(tuple(prompts[0][: shared.length and common_prefix(prompts)]), shared)
+        return cls(tuple(prompts[0][: shared.ids]), shared)
 
     def before(self, prompt: Sequence[int]) -> SharedPrefix | None:
         """Return the keys and values for a prompt that begins so and goes on; None for any other."""

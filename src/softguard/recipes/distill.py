@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from softguard import __version__
-from softguard.adapters import ADAPTERS, Adapter
+from softguard.adapters import ADAPTERS, Adapter, Fitted
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError
 from softguard.evaluation.metrics import matched_threshold
@@ -28,7 +28,7 @@ from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
 from softguard.teacher import GuardedSystem, TeacherCache, TeacherRecord, TeacherSettings
-from softguard.training import Example, train
+from softguard.training import Example, fit, train
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with (stage, done, total, figures)."""
@@ -90,19 +90,17 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     train_examples = examples(parts, rows.train, "teacher: training drafts", report)
     drift_on = examples(parts, answered, "teacher: validation drafts", report)
     teacher_seconds = time.perf_counter() - started
-    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
     refusal_ids = [*teacher.renderer.encode_response(teacher.refusal_text), parts.lm.turn_end_id]
-    result = train(
-        parts.lm,
-        adapter,
-        objective,
-        [e for e, _ in train_examples],
-        (harmful, look_alike, [e for e, _ in drift_on]),
-        refusal_ids,
-        config.training,
-        out,
-        lambda step, steps, figures: report("training", step, steps, figures),
-    )
+    given, validation = [e for e, _ in train_examples], (harmful, look_alike, [e for e, _ in drift_on])
+
+    def shown_step(step: int, steps: int, figures: dict[str, float]) -> None:
+        report("training", step, steps, figures)
+
+    if isinstance(adapter, Fitted):
+        result = fit(parts.lm, adapter, given, validation, refusal_ids, config.training, out, shown_step)
+    else:
+        objective = OBJECTIVES.get(config.objective.kind)(config.objective)
+        result = train(parts.lm, adapter, objective, given, validation, refusal_ids, config.training, out, shown_step)
     adapter.save(out / "adapter", parts.lm)
     student = ModelSystem("student", parts.lm, adapter=adapter, refusal_text=teacher.refusal_text)
     benign = [r for r in rows.validation if r.label == "benign"]
@@ -113,6 +111,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         "threshold": calibrate(s, config.evaluation.over_refusal_target),
         "over_refusal_target": config.evaluation.over_refusal_target,
         "calibrated_on": f"{len(benign)} benign validation prompts",
+        "num_parameters": adapter.num_parameters,
         "best_step": result.best_step,
         "validation": result.best.to_dict(),
         "ungraded_drafts": len(rows.train) + len(answered) - len(train_examples) - len(drift_on),

@@ -134,7 +134,7 @@ def _check_length(system: System, conversation: Conversation, max_new_tokens: in
     """Check that the model's template takes the turns and that its context holds them with their answer."""
     if not isinstance(system, ModelSystem | GuardedSystem):
         return
-    length, context = len(system.prompt_ids(conversation)), system.lm.context
+    length, context = system.prompt_length(conversation), system.lm.context
     if context is not None and length + max_new_tokens > context:
         raise DataError(f"a prompt of at most {context - max_new_tokens} tokens", f"{length}", "shorten it, or the answer")
 

@@ -2,6 +2,7 @@
 
 from softguard.training.config import TrainingConfig
 from softguard.training.examples import Example
+from softguard.training.fitting import fit
 from softguard.training.loop import TrainingResult, optimiser_step, train
 
-__all__ = ["Example", "TrainingConfig", "TrainingResult", "optimiser_step", "train"]
+__all__ = ["Example", "TrainingConfig", "TrainingResult", "fit", "optimiser_step", "train"]
