@@ -26,8 +26,13 @@ class Adapter(Protocol):
         """Return the prompt's ids with this adapter's virtual tokens (negative ids) where it places them."""
         ...
 
-    def attach(self, lm: LanguageModel) -> AbstractContextManager[None]:
-        """Attach to the network for the length of a `with` block; base weights are the same bits before and after."""
+    def attach(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
+        """Attach to the network for the length of a `with` block, which is given the student to run.
+
+        Base weights are the same bits before and after. Within the block `lm` itself may be the student too (its network is
+        shared), so what is the base model's is computed outside. Blocks are as short as the passes that they serve, and one
+        adapter's blocks do not nest.
+        """
         ...
 
     @property

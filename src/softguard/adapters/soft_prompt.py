@@ -108,7 +108,7 @@ class SoftPrompt:
         return prompt.insert(self.config.layout)
 
     @contextmanager
-    def attach(self, lm: LanguageModel) -> Iterator[None]:
+    def attach(self, lm: LanguageModel) -> Iterator[LanguageModel]:
         """Check that `lm` is the model of this prompt; the network itself is left alone.
 
         Raises:
@@ -122,7 +122,7 @@ class SoftPrompt:
             raise CompatibilityError(
                 f"the base model {self.base_fingerprint[:12]}", lm.fingerprint[:12], "name the model of this run"
             )
-        yield
+        yield lm
 
     @property
     def num_parameters(self) -> int:

@@ -35,7 +35,9 @@ def objective_input(
     answers = [list(examples[i].record.response_ids[:limit]) for i in answer_rows]
     responses = answers + [list(refusal_ids)] * len(refusal_rows)
     rows = answer_rows + refusal_rows
-    scored = response_states(lm, [prompts[i] for i in rows], responses, adapter.virtual_tokens(), token_budget=token_budget)
+    with adapter.attach(lm) as student:
+        virtual = adapter.virtual_tokens()
+        scored = response_states(student, [prompts[i] for i in rows], responses, virtual, token_budget=token_budget)
     split = sum(len(answer) for answer in answers)
     row = torch.tensor(rows, device=device)[scored.row]
     teacher = None

@@ -87,34 +87,33 @@ def train(
         state = load_checkpoint(latest, parameters, optimiser)
     stream = batches(examples, config.batch_size, config.harmful_share, config.seed)
     next(islice(stream, state["step"] * config.accumulation, state["step"] * config.accumulation), None)
-    with adapter.attach(lm):
-        while state["step"] < config.steps:
-            started = time.perf_counter()
-            step = int(state["step"])
-            rows = [[examples[i] for i in next(stream)] for _ in range(config.accumulation)]
-            figures = optimiser_step(lm, adapter, objective, rows, refusal_ids, config, optimiser, step)
-            seconds = round(state["seconds"] + time.perf_counter() - started, 2)
-            row: dict[str, Any] = {"step": step + 1, "seconds": seconds, **figures}
-            state["history"].append(row)
-            if fault := _fault(state["history"]):
-                _write_history(folder / "metrics.jsonl", state["history"])
-                raise _error(fault, rows, step, (latest, best_path))
-            validated = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
-            if validated:
-                score = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight)
-                row |= {f"validation_{k}": v for k, v in score.to_dict().items()}
-            state["step"] = step + 1
-            state["seconds"] += time.perf_counter() - started
-            row["seconds"] = round(state["seconds"], 2)
-            if validated:
-                tensors = {str(i): p for i, p in enumerate(parameters)}
-                if state["best"] is None or score.score > state["best"]["score"]:
-                    state["best"] = {**score.to_dict(), "step": step + 1}
-                    save_checkpoint(best_path, tensors, optimiser, state)
-                save_checkpoint(latest, tensors, optimiser, state)
-                _write_history(folder / "metrics.jsonl", state["history"])
-            if progress:
-                progress(step + 1, config.steps, state["history"][-1])
+    while state["step"] < config.steps:
+        started = time.perf_counter()
+        step = int(state["step"])
+        rows = [[examples[i] for i in next(stream)] for _ in range(config.accumulation)]
+        figures = optimiser_step(lm, adapter, objective, rows, refusal_ids, config, optimiser, step)
+        seconds = round(state["seconds"] + time.perf_counter() - started, 2)
+        row: dict[str, Any] = {"step": step + 1, "seconds": seconds, **figures}
+        state["history"].append(row)
+        if fault := _fault(state["history"]):
+            write_history(folder / "metrics.jsonl", state["history"])
+            raise _error(fault, rows, step, (latest, best_path))
+        validated = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
+        if validated:
+            score = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight)
+            row |= {f"validation_{k}": v for k, v in score.to_dict().items()}
+        state["step"] = step + 1
+        state["seconds"] += time.perf_counter() - started
+        row["seconds"] = round(state["seconds"], 2)
+        if validated:
+            tensors = {str(i): p for i, p in enumerate(parameters)}
+            if state["best"] is None or score.score > state["best"]["score"]:
+                state["best"] = {**score.to_dict(), "step": step + 1}
+                save_checkpoint(best_path, tensors, optimiser, state)
+            save_checkpoint(latest, tensors, optimiser, state)
+            write_history(folder / "metrics.jsonl", state["history"])
+        if progress:
+            progress(step + 1, config.steps, state["history"][-1])
     load_checkpoint(best_path, parameters, optimiser)
     best = dict(state["best"])
     best_step = int(best.pop("step"))
@@ -195,7 +194,7 @@ def nll_by_position(batch: ObjectiveInput) -> dict[str, float]:
     return out
 
 
-def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """Write the rows; a figure that is not finite is null, since JSON has no NaN."""
     rows = ({k: v if math.isfinite(v) else None for k, v in row.items()} for row in history)
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -51,13 +51,9 @@ def answer_drift(
     out = []
     for start in range(0, len(examples), 8):
         part = examples[start : start + 8]
-        scored = response_states(
-            lm,
-            [adapter.extend(e.prompt) for e in part],
-            [e.record.response_ids for e in part],
-            adapter.virtual_tokens(),
-            token_budget=token_budget,
-        )
+        prompts, responses = [adapter.extend(e.prompt) for e in part], [e.record.response_ids for e in part]
+        with adapter.attach(lm) as student:
+            scored = response_states(student, prompts, responses, adapter.virtual_tokens(), token_budget=token_budget)
         base = torch.cat([e.record.states for e in part]).to(lm.device, lm.dtype)
         kl = token_figures("forward_kl", lm.output_head, scored.states, scored.targets, base).values
         out += [float(kl[scored.row == i].mean()) for i in range(len(part))]
@@ -82,7 +78,8 @@ def validate(
         found = f"{len(harmful)}, {len(look_alike)}, {len(drift_on)}"
         raise DataError("harmful, look-alike and benign validation prompts", found, "add prompts of each kind")
     prompts = [adapter.extend(prompt) for prompt in (*harmful, *look_alike)]
-    s = refusal_log_odds(lm, prompts, refusal_token, adapter.virtual_tokens())
+    with adapter.attach(lm) as student:
+        s = refusal_log_odds(student, prompts, refusal_token, adapter.virtual_tokens())
     separation = auc(s[: len(harmful)], s[len(harmful) :])
     drift = float(np.mean(answer_drift(lm, adapter, drift_on, refusal_token)))
     return ValidationScore(separation, drift, separation - drift_weight * drift)
