@@ -71,6 +71,7 @@ class TeacherConfig(BaseModel):
     temperature: float = Field(1.0, ge=0, description="1 is the method's p(y|x); greedy drafts sharpen the student")
     seed: int = Field(0, ge=0, description="of the drafts")
     refusal_text: str = Field(REFUSAL_TEXT, min_length=2, description="y_r")
+    policy: str = Field("", description="TOML file: what becomes of an answer by the guard's category; empty refuses them all")
 
 
 class DataConfig(BaseModel):
@@ -199,9 +200,11 @@ def _explained(error: ValidationError) -> ConfigError:
 
 def _nearest(where: str) -> str:
     """Return a hint for an unknown key: what it goes with, the key that it resembles, or where all keys are."""
-    listed = {s.key: s for s in describe_settings()}
+    listed: dict[str, set[str]] = {}
+    for setting in describe_settings():
+        listed.setdefault(setting.key, set()).update(setting.only_for)
     if where in listed:
-        return f"it goes with objective.kind = {', '.join(sorted(listed[where].only_for))}"
+        return f"it goes with {where.split('.')[0]}.kind = {', '.join(sorted(listed[where]))}"
     leaves = {key.rsplit(".", 1)[-1]: key for key in listed}
     near = get_close_matches(where, [*listed, *Config.model_fields], n=1, cutoff=0.75)
     near = near or [leaves[leaf] for leaf in get_close_matches(where.rsplit(".", 1)[-1], leaves, n=1)]
