@@ -4,6 +4,7 @@ import pytest
 
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, ConfigError, DataError, SourceError
+from softguard.guards import load_guard
 from softguard.recipes import distill as distilling
 from softguard.recipes.config import load_config, resolved
 from softguard.recipes.distill import Parts
@@ -129,6 +130,10 @@ def test_a_policy_goes_with_the_run_and_another_one_is_refused(monkeypatch, tmp_
     with pytest.raises(Stopped):
         distilling.distill(config, tmp_path / "run")
     assert (tmp_path / "run" / "policy.toml").read_text() == file.read_text()
+    guard = load_guard("keyword")
+    told = distilling.policy_of(config, guard)
+    assert distilling.policy_of(config, guard, tmp_path / "run").fingerprint == told.fingerprint
+    assert distilling.policy_of(load_config(None), guard) is None
     file.write_text(file.read_text() + "\n")
     with pytest.raises(CompatibilityError, match="policy that the run"):
         distilling.distill(config, tmp_path / "run")
