@@ -10,7 +10,7 @@ from softguard.errors import ConfigError
 from softguard.guards import load_guard
 from softguard.models import load_model
 from softguard.recipes.config import SYSTEM_PROMPT
-from softguard.recipes.distill import load_run
+from softguard.recipes.distill import load_run, policy_of
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
 
@@ -38,7 +38,7 @@ def named_system(run_or_model: str, system: str, guard: str | None) -> tuple[Sys
     check_named(run_or_model, system, guard)
     if (Path(run_or_model) / "config.toml").exists():
         loaded = load_run(Path(run_or_model))
-        lm, config = loaded.lm, loaded.config
+        lm, config, own = loaded.lm, loaded.config, Path(run_or_model)
         files = json.loads((loaded.run.path / "manifest.json").read_text())["files"]
         made_by = {name: files[name] for name in sorted(files) if name.startswith(("config", "adapter/", "operating_point"))}
         described = f"{json.dumps(made_by)}|{system}"
@@ -46,12 +46,13 @@ def named_system(run_or_model: str, system: str, guard: str | None) -> tuple[Sys
         if system == "student":
             return loaded.student(), described
     else:
-        lm = load_model(run_or_model)
+        lm, config, own = load_model(run_or_model), None, None
         refusal, prompt, described = REFUSAL_TEXT, SYSTEM_PROMPT, f"{lm.fingerprint}|{system}"
     if system == "guarded":
         assert guard is not None
         judge = load_guard(guard)
-        return GuardedSystem(lm, judge, refusal), f"{described}|{judge.fingerprint}"
+        policy = policy_of(config, judge, own) if config is not None else None
+        return GuardedSystem(lm, judge, refusal, policy), f"{described}|{judge.fingerprint}"
     system_prompt = prompt if system == "system_prompt" else None
     return ModelSystem(system, lm, system_prompt=system_prompt, refusal_text=refusal), described
 

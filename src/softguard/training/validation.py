@@ -54,7 +54,7 @@ def answer_drift(
         prompts, responses = [adapter.extend(e.prompt) for e in part], [e.record.response_ids for e in part]
         with adapter.attach(lm) as student:
             scored = response_states(student, prompts, responses, adapter.virtual_tokens(), token_budget=token_budget)
-        base = torch.cat([e.record.states for e in part]).to(lm.device, lm.dtype)
+        base = torch.cat([e.record.base_states() for e in part]).to(lm.device, lm.dtype)
         kl = token_figures("forward_kl", lm.output_head, scored.states, scored.targets, base).values
         out += [float(kl[scored.row == i].mean()) for i in range(len(part))]
     return out

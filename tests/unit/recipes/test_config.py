@@ -52,7 +52,7 @@ def test_bad_values(bad):
         ("training.drift_prompts=1", "greater than 1"),
         ("training.harmful_share=0.01", "0 harmful prompts of 16"),
         ("training.harmful_share=0.99", "16 harmful prompts of 16"),
-        ("objective.reduction=mean", "objective.kind = forward_kl, jensen_shannon, reverse_kl, total_variation"),
+        ("objective.reduction=mean", "objective.kind = forward_kl, jensen_shannon, reverse_kl, tempered_total_variation, total_"),
         ("adapter.rank=2", "adapter.kind = lora"),
         ("adapter.layer=2", "adapter.kind = difference_of_means, steering_vector"),
         ("trainig.steps=1", "did you mean 'training'"),
