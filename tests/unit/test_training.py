@@ -41,14 +41,15 @@ def world(tmp_path_factory):
     return lm, examples, refusal
 
 
-def run(world, folder: Path, config=CONFIG, objective=None, progress=None):
+def run(world, folder: Path, config=CONFIG, objective=None, progress=None, validating=None):
     lm, examples, refusal = world
     adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=4), lm, 0)
     objective = objective or DecisionSplit(DecisionSplitConfig(ranking_weight=0.5))
     prompts = [e.prompt for e in examples]
     validation = (prompts[:6], prompts[6:], examples[6:])
     weigher = GuardedSystem(lm, KeywordGuard("zz"))
-    return adapter, train(lm, adapter, objective, examples, validation, refusal, config, folder, progress, weigher)
+    told = (progress, weigher, validating)
+    return adapter, train(lm, adapter, objective, examples, validation, refusal, config, folder, *told)
 
 
 def test_it_learns_to_tell_the_two_apart(world, tmp_path):
@@ -78,6 +79,16 @@ def test_same_seed_same_bits_and_a_kill_changes_nothing(world, tmp_path):
     resumed, resumed_result = run(world, tmp_path / "c")
     assert torch.equal(whole.virtual_tokens(), resumed.virtual_tokens())
     assert [r["loss"] for r in result.history] == [r["loss"] for r in resumed_result.history]
+
+
+def test_a_validation_says_how_far_it_is(world, tmp_path):
+    told = []
+    config = CONFIG.model_copy(update={"steps": 4, "validate_every": 2})
+    run(world, tmp_path, config, validating=lambda *given: told.append(given))
+    for step in (2, 4):
+        done = [given[1:] for given in told if given[0] == step]
+        assert done == sorted(done)
+        assert done[-1] == (18, 18)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))

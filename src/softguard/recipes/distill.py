@@ -136,7 +136,19 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     if isinstance(adapter, Fitted):
         result = fit(parts.lm, adapter, given, validation, refusal_ids, config.training, out, shown_step)
     else:
-        result = train(parts.lm, adapter, objective, given, validation, refusal_ids, config.training, out, shown_step, teacher)
+        result = train(
+            parts.lm,
+            adapter,
+            objective,
+            given,
+            validation,
+            refusal_ids,
+            config.training,
+            out,
+            shown_step,
+            teacher,
+            lambda step, done, total: report(f"validation at step {step}", done, total, {}),
+        )
     adapter.save(out / "adapter", parts.lm)
     student = ModelSystem("student", parts.lm, adapter=adapter, refusal_text=teacher.refusal_text)
     benign = [r for r in rows.validation if r.label == "benign"]

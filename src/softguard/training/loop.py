@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def train(
     folder: Path,
     progress: StepProgress | None = None,
     weigher: Weigher | None = None,
+    validating: Callable[[int, int, int], None] | None = None,
 ) -> TrainingResult:
     """Train the adapter in place and leave it at its best validated state.
 
@@ -75,6 +77,7 @@ def train(
         folder: for `metrics.jsonl` and `checkpoints/`; a run that was killed goes on from there, bit for bit.
         progress: called with (step, steps, latest figures).
         weigher: judges the student's own responses, where the objective or `on_policy_fraction` asks for them.
+        validating: called with (step, prompts done, prompts) within a validation.
 
     Raises:
         CompatibilityError, DataError: what is given does not fit together (`check_fit`); before anything is done.
@@ -113,7 +116,8 @@ def train(
             raise _error(fault, rows, step, (latest, best_path))
         validated = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
         if validated:
-            score = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight)
+            told = partial(validating, step + 1) if validating else None
+            score = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight, config.token_budget, told)
             row |= {f"validation_{k}": v for k, v in score.to_dict().items()}
         state["step"] = step + 1
         state["seconds"] += time.perf_counter() - started
