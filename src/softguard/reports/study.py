@@ -102,8 +102,8 @@ def _curve(rows: Sequence[Row], axis: str, figure: str, varied: Sequence[str]) -
         places = sorted({r[axis] for r in members})
         means = [_mean([r[figure] for r in members if r[axis] == place]) for place in places]
         colour = SERIES[i % NUM_SERIES]
-        style = {"linestyle": DASHES[i % len(DASHES)], "marker": MARKERS[i % len(MARKERS)]}
-        axes.plot(places, means, color=colour, label=name, **style)
+        dash, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
+        axes.plot(places, means, color=colour, label=name, linestyle=dash, marker=marker)
         if len(members) > len(places):
             axes.plot([r[axis] for r in members], [r[figure] for r in members], ".", color=colour, markersize=4)
     label, logarithmic = _AXES[axis]
