@@ -90,7 +90,7 @@ class LlamaServer:
         port = _free_port()
         fixed = ["--host", "127.0.0.1", "--port", str(port), "--jinja", "--device", "none", "--no-webui", "--offline"]
         command = [str(self._program), "-m", str(self._model), *fixed, *self._arguments]
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115: it lives as long as the process
+        self._log = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
                 command,
