@@ -20,7 +20,7 @@ from softguard.evaluation.statistics import Clusters, Estimate, Floats, Values, 
 
 FLIPS = 9999
 """Sign flips drawn where not all can be tried: the smallest p-value that this can give is 1/10,000."""
-MCNEMAR, SIGN_FLIPS = "McNemar, exact", "sign flips of families"
+MCNEMAR, SIGN_FLIPS = "McNemar, exact", "sign flips"
 
 
 @dataclass(frozen=True)

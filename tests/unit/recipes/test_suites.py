@@ -171,7 +171,7 @@ def test_a_suite_with_families_and_look_alikes(make, data):
     assert student["compliance_rate#look_alike"].value == 0
     assert "over_refusal_rate" not in student
     assert student["refusal_auc"].n == 6
-    assert {d.test for d in summary.differences} == {"sign flips of families"}
+    assert {d.test for d in summary.differences} == {"sign flips"}
     assert any("1 families" in line for line in summary.limits)
 
 
