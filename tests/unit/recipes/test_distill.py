@@ -137,3 +137,27 @@ def test_a_policy_goes_with_the_run_and_another_one_is_refused(monkeypatch, tmp_
     file.write_text(file.read_text() + "\n")
     with pytest.raises(CompatibilityError, match="policy that the run"):
         distilling.distill(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["objective.kind=ppo", "objective.max_new_tokens=4"],
+        ["objective.kind=dpo"],
+        ["objective.kind=forward_kl", "training.on_policy_fraction=0.5", "teacher.policy=given"],
+    ],
+    ids=["ppo", "dpo", "on policy under a policy"],
+)
+def test_the_whole_recipe_on_a_tiny_model(settings, monkeypatch, tmp_path):
+    file = tmp_path / "policy.toml"
+    file.write_text('[categories]\nalarming_word = { action = "answer_unknown" }\n')
+    small = ["training.steps=2", "training.batch_size=2", "training.on_policy_tokens=4", "teacher.max_new_tokens=4"]
+    given = [s.replace("given", str(file)) for s in settings]
+    lm = tiny_model()
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(distilling, "run_prompts", lambda config, data_dir: RunPrompts(rows(["harmful", "benign"]), ALL, []))
+    monkeypatch.setattr(distilling, "load_base", lambda config: lm)
+    config = load_config(None, ["teacher.guard=keyword", "adapter.num_virtual_tokens=3", *small, *given])
+    run = distilling.distill(config, tmp_path / "run")
+    assert run.stages() == ["train"]
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2
