@@ -15,6 +15,7 @@ import typer
 import softguard
 from softguard.cli.main import app
 from softguard.recipes.config import load_config
+from softguard.recipes.study_plan import load_study
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +24,7 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.star
 MAP = dict(re.findall(r"^\| `([^`]+)` \| (.+?) \|$", README, re.MULTILINE))
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.toml"))
+STUDIES = [path for path in CONFIGS if "[[grid]]" in path.read_text(encoding="utf-8")]
 
 
 def parse(line: str):
@@ -97,9 +99,14 @@ def test_every_room_has_its_layer():
     assert modules == named
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p not in STUDIES], ids=lambda p: p.name)
 def test_configs_parse(path):
     assert load_config(path) != load_config(None)  # it sets something
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
+def test_studies_parse(path):
+    assert len(load_study(path)) > 1
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
