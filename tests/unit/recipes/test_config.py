@@ -13,10 +13,10 @@ from softguard.objectives import OBJECTIVES
 from softguard.recipes.config import Config, describe_settings, load_config, one_of, plan, resolved, validate_config
 from softguard.registry import Registry
 
-ROOT = Path(__file__).parents[3]
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
-@pytest.mark.parametrize("path", sorted(set((ROOT / "configs").glob("*.toml")) - {ROOT / "configs/study.toml"}), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(set(CONFIGS.glob("*.toml")) - {CONFIGS / "study.toml"}), ids=lambda p: p.name)
 def test_every_shipped_config_parses_and_round_trips(path):
     config = load_config(path)
     assert validate_config(resolved(config)) == config
