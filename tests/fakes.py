@@ -8,12 +8,18 @@ from collections.abc import Sequence
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -29,8 +35,8 @@ CHATML = (
 )
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of 256 bytes and two turn tokens, with a ChatML template."""
+def byte_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of 256 bytes and two turn tokens, with a ChatML template; `bos` puts a token of its own before it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {c: i for i, c in enumerate(alphabet)}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -38,6 +44,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>")
     tokenizer.chat_template = CHATML
+    if bos:
+        tokenizer.add_special_tokens({"bos_token": "<bos>"})
+        tokenizer.chat_template = "<bos>" + CHATML
     return tokenizer
 
 
@@ -51,23 +60,33 @@ _SIZES: dict = {
 }
 
 
-def tiny_model(kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0) -> LanguageModel:
-    """Return a two-layer random model of an architecture: llama, qwen2, gemma3 or gpt2."""
+def tiny_model(
+    kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, window: int = 512, bos: bool = False
+) -> LanguageModel:
+    """Return a two-layer random model of an architecture: llama, qwen2, gemma2, gemma3, mistral, phi3 or gpt2."""
     torch.manual_seed(seed)
+    sizes = {**_SIZES, "vocab_size": 259 if bos else 258}
     if kind == "llama":
-        network = LlamaForCausalLM(LlamaConfig(**_SIZES, num_key_value_heads=2, tie_word_embeddings=True))
+        network = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2, tie_word_embeddings=True))
     elif kind == "qwen2":
-        network = Qwen2ForCausalLM(Qwen2Config(**_SIZES, num_key_value_heads=2))
+        network = Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=2))
+    elif kind == "gemma2":
+        config = Gemma2Config(**sizes, num_key_value_heads=2, head_dim=8, sliding_window=window)
+        network = Gemma2ForCausalLM._from_config(config, attn_implementation="eager")  # sdpa would leave out its soft cap
     elif kind == "gemma3":
-        network = Gemma3ForCausalLM(Gemma3TextConfig(**_SIZES, num_key_value_heads=2, head_dim=8, sliding_window=512))
+        network = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, num_key_value_heads=2, head_dim=8, sliding_window=window))
+    elif kind == "mistral":
+        network = MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=2, sliding_window=window))
+    elif kind == "phi3":
+        network = Phi3ForCausalLM(Phi3Config(**sizes, num_key_value_heads=2, sliding_window=window, pad_token_id=0))
     elif kind == "gpt2":
         network = GPT2LMHeadModel(
-            GPT2Config(vocab_size=258, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
+            GPT2Config(vocab_size=sizes["vocab_size"], n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
         )
     else:
         raise ValueError(kind)
     network = network.eval().requires_grad_(False).to(dtype)
-    return LanguageModel(network, byte_tokenizer(), f"tiny-{kind}", f"fingerprint-{kind}-{seed}", "Apache-2.0")
+    return LanguageModel(network, byte_tokenizer(bos), f"tiny-{kind}", f"fingerprint-{kind}-{seed}", "Apache-2.0")
 
 
 class KeywordGuard:

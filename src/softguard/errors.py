@@ -37,3 +37,11 @@ class RunError(SoftguardError, OSError):
 
 class GuardError(SoftguardError, RuntimeError):
     """A guard that could not judge enough of what it was given."""
+
+
+class RuntimeProgramError(SoftguardError, RuntimeError):
+    """A runtime (llama-server and its like) that is absent, does not start, or does not answer."""
+
+
+class ExportError(SoftguardError, RuntimeError):
+    """An export that did not come out as the student is: it is not kept."""

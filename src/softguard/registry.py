@@ -70,16 +70,18 @@ class Registry(Generic[T]):
 
 
 def config_classes(registry: Registry[Any]) -> tuple[type[Any], ...]:
-    """Return the classes of the configs that a registry's factories take, each once, in the order of names.
+    """Return the classes of the configs that a registry's factories take, each once, in the order of names."""
+    return tuple(dict.fromkeys(config_class(registry.get(name)) for name in registry))
 
-    A factory says it itself: by the annotation of its parameter `config`, or of that of its class method `create`.
+
+def config_class(factory: Any) -> type[Any]:
+    """Return the class of the config that a factory takes.
+
+    The factory says it itself: by the annotation of its parameter `config`, or of that of its class method `create`.
     """
-    found: dict[type[Any], None] = {}
-    for name in registry:
-        factory = registry.get(name)
-        makes = getattr(factory, "create", factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]
-        found[get_type_hints(makes)["config"]] = None
-    return tuple(found)
+    makes = getattr(factory, "create", factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]
+    found: type[Any] = get_type_hints(makes)["config"]
+    return found
 
 
 def discover(package: str, path: list[str]) -> None:

@@ -9,7 +9,8 @@ from softguard.objectives import divergences, fused_head
 from softguard.objectives.fused_head import token_figures
 
 N, D, V = 11, 5, 13
-DIVERGENCES = ["total_variation", "forward_kl", "reverse_kl", "jensen_shannon"]
+DIVERGENCES = ["total_variation", "forward_kl", "reverse_kl", "jensen_shannon", "tempered_total_variation"]
+EXPONENT = 0.4
 
 
 def given(dtype: torch.dtype = torch.float64, softcap: float | None = None, bias: bool = False, scale: float = 1.0):
@@ -25,9 +26,10 @@ def plain(figure, head, states, targets, teacher, omit=None):
         return torch.log_softmax(q, -1).gather(1, targets[:, None]).squeeze(1)
     if omit is not None:
         hidden = torch.zeros_like(q, dtype=torch.bool)
-        hidden[omit[0], omit[1]] = True
+        hidden[omit] = True
         q, p = q.masked_fill(hidden, -1e4), p.masked_fill(hidden, -1e4)
-    return getattr(divergences, figure)(q, p)
+    extra = (EXPONENT,) if figure == "tempered_total_variation" else ()
+    return getattr(divergences, figure)(q, p, *extra)
 
 
 @pytest.fixture(params=[1, 4 * V, 2**21], ids=["a row a chunk", "four rows", "one chunk"])
@@ -41,7 +43,7 @@ def chunks(request, monkeypatch):
 def test_values_and_gradients_are_those_of_the_plain_form(figure, softcap, bias, scale, chunks):
     head, states, teacher, targets = given(softcap=softcap, bias=bias, scale=scale)
     teacher_states = None if figure == "log_prob" else teacher
-    found = token_figures(figure, head, states, targets, teacher_states)
+    found = token_figures(figure, head, states, targets, teacher_states, None, EXPONENT)
     expected = plain(figure, head, states, targets, teacher)
     assert torch.allclose(found.values, expected, atol=1e-12)
     weights = torch.linspace(-1, 2, N, dtype=torch.float64)
@@ -54,17 +56,19 @@ def test_values_and_gradients_are_those_of_the_plain_form(figure, softcap, bias,
 @pytest.mark.parametrize("figure", ["log_prob", *DIVERGENCES])
 def test_gradcheck(figure):
     head, states, teacher, targets = given()
-    omit = None if figure == "log_prob" else (torch.arange(N) % 3 == 0, 2)
+    omit = None if figure == "log_prob" else (torch.arange(0, N, 3), torch.full((4,), 2))
     teacher_states = None if figure == "log_prob" else teacher
-    assert torch.autograd.gradcheck(lambda x: token_figures(figure, head, x, targets, teacher_states, omit).values, states)
+    assert torch.autograd.gradcheck(
+        lambda x: token_figures(figure, head, x, targets, teacher_states, omit, EXPONENT).values, states
+    )
 
 
 @pytest.mark.parametrize("figure", DIVERGENCES)
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_an_omitted_token_plays_no_part_but_the_likelihood_keeps_it(figure, softcap, chunks):
     head, states, teacher, targets = given(softcap=softcap)
-    omit = (torch.arange(N) % 2 == 0, 3)
-    found = token_figures(figure, head, states, targets, teacher, omit)
+    omit = (torch.tensor([0, 2, 4, 4, 10, 10]), torch.tensor([3, 3, 3, 7, 12, 12]))  # two tokens at one place, one twice
+    found = token_figures(figure, head, states, targets, teacher, omit, EXPONENT)
     expected = plain(figure, head, states, targets, teacher, omit)
     assert torch.allclose(found.values, expected, atol=1e-12)
     ours, theirs = (torch.autograd.grad(x.sum(), states)[0] for x in (found.values, expected))
@@ -77,7 +81,7 @@ def test_an_omitted_token_plays_no_part_but_the_likelihood_keeps_it(figure, soft
 def test_half_precision_states_give_float32_figures_and_finite_gradients(figure, scale):
     head, states, teacher, targets = given(torch.bfloat16)
     states = (states.detach() * scale).requires_grad_()
-    found = token_figures(figure, head, states, targets, None if figure == "log_prob" else teacher)
+    found = token_figures(figure, head, states, targets, None if figure == "log_prob" else teacher, None, EXPONENT)
     found.values.sum().backward()
     assert found.values.dtype == torch.float32
     assert states.grad.dtype == torch.bfloat16

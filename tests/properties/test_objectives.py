@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softguard.core.head import Head
-from softguard.objectives import OBJECTIVES, Branch, ObjectiveInput
+from softguard.objectives import OBJECTIVES, Branch, ObjectiveInput, Outcomes
 from softguard.objectives import divergences as d
 from softguard.objectives.decision_split import DecisionSplit, DecisionSplitConfig, ranking_loss
-from softguard.objectives.dense import DenseConfig, DenseObjective, teacher_first_logits
+from softguard.objectives.dense import DenseConfig, dense, teacher_first_logits
 from softguard.objectives.sequence import SequenceConfig, sequence_loss
 
 ALL = [d.total_variation, d.forward_kl, d.reverse_kl, d.jensen_shannon]
@@ -121,7 +121,7 @@ def batch(alpha: torch.Tensor, seed: int = 0, t_y: int = 3, t_r: int = 2, studen
 def objectives():
     yield from ((k, OBJECTIVES.get(k)(SequenceConfig(kind=k))) for k in ("tv_disp", "kl_disp"))
     for kind, reduction in itertools.product(["total_variation", "forward_kl", "reverse_kl", "jensen_shannon"], ["sum", "mean"]):
-        yield f"{kind}-{reduction}", DenseObjective(DenseConfig(kind=kind, reduction=reduction))
+        yield f"{kind}-{reduction}", dense(DenseConfig(kind=kind, reduction=reduction))
     yield "decision_split", DecisionSplit(DecisionSplitConfig(ranking_weight=0.5))
 
 
@@ -138,7 +138,7 @@ def test_every_objective_is_finite_with_gradients_at_exact_alpha(name, objective
 def test_teacher_first_distribution_is_the_mixture():
     base = logits(4, 3)
     alpha = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
-    mixed = torch.softmax(teacher_first_logits(base, alpha, 2), -1)
+    mixed = torch.softmax(teacher_first_logits(base, alpha, Outcomes.refusals(alpha, 2)), -1)
     onehot = torch.zeros(3, 7, dtype=torch.float64)
     onehot[:, 2] = 1
     assert torch.allclose(mixed, alpha[:, None] * torch.softmax(base, -1) + (1 - alpha)[:, None] * onehot)
@@ -152,7 +152,7 @@ def test_given_its_first_token_the_rest_of_the_refusal_is_certain(kind):
     sure[torch.arange(2), given.refusal.targets] = 4.0  # q = 0.9, far above 1 - alpha
     sure.requires_grad_()
     refusal = Branch(IDENTITY, sure, given.refusal.targets, given.refusal.row, given.refusal.position)
-    output = DenseObjective(DenseConfig(kind=kind))(replace(given, refusal=refusal))
+    output = dense(DenseConfig(kind=kind))(replace(given, refusal=refusal))
     output.loss.backward()
     assert output.metrics["refusal"] == pytest.approx(-refusal.log_probs()[1].item())
     assert sure.grad[0].abs().sum() == 0

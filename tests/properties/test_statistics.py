@@ -16,8 +16,6 @@ from softguard.evaluation.statistics import (
     Interval,
     auc,
     auc_estimate,
-    bootstrap_interval,
-    expected_calibration_error,
     mean,
     paired_difference,
     share,
@@ -155,45 +153,19 @@ def test_no_discordant_pair_has_tangos_interval() -> None:
 
 def test_bootstrap_of_the_mean_is_near_the_normal_interval() -> None:
     values = np.random.default_rng(3).normal(5, 2, 400)
-    found = bootstrap_interval(values, lambda v: float(v.mean()), seed=0)
+    found = mean(values, 0).interval
     half = 1.96 * values.std() / 20
     assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
-    assert mean(values, 0).interval == Interval(pytest.approx(found.low), pytest.approx(found.high))
 
 
 def test_bootstrap_draws_whole_clusters() -> None:
     values = np.repeat(np.random.default_rng(0).normal(size=12), 10)
     clusters = np.repeat(np.arange(12), 10).tolist()
-    free = bootstrap_interval(values, np.mean, seed=0)
-    clustered = bootstrap_interval([*values, NAN], np.mean, seed=0, clusters=[*clusters, "x"])
+    free = mean(values, 0).interval
+    clustered = mean([*values, NAN], 0, [*clusters, "x"]).interval
     assert clustered.high - clustered.low > 2 * (free.high - free.low)
     with pytest.raises(DataError):
-        bootstrap_interval(values, np.mean, seed=0, clusters=[1, 2])
-
-
-def test_bootstrap_says_when_the_statistic_is_undefined() -> None:
-    with pytest.raises(DataError, match="defined"):
-        bootstrap_interval([1.0, 2.0], lambda _: NAN, seed=0)
-
-
-@given(probabilities, st.data())
-def test_calibration_error_is_brute_force(p: list[float], data: st.DataObject) -> None:
-    y = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=len(p), max_size=len(p)))
-    expected = 0.0
-    for b in range(15):
-        inside = [i for i, v in enumerate(p) if min(int(v * 15), 14) == b]
-        expected += abs(sum(p[i] - y[i] for i in inside)) / len(p)
-    found = expected_calibration_error([*p, NAN, 0.5], [*y, 1, NAN])
-    assert found == pytest.approx(expected)
-    assert 0 <= found <= 1
-
-
-def test_calibration_error_known_values() -> None:
-    assert expected_calibration_error([0.0, 1.0], [0, 1]) == 0
-    assert expected_calibration_error([0.0, 1.0], [1, 0]) == 1
-    assert expected_calibration_error([0.7] * 10, [1] * 7 + [0] * 3) == pytest.approx(0)
-    with pytest.raises(DataError):
-        expected_calibration_error([2.0], [1])
+        mean(values, 0, [1, 2])
 
 
 def test_share_excludes_and_counts_nan() -> None:
@@ -209,9 +181,7 @@ def test_share_excludes_and_counts_nan() -> None:
         lambda: mean([], 0),
         lambda: auc([], [1.0]),
         lambda: auc_estimate([1.0], [NAN], 0),
-        lambda: bootstrap_interval([], np.mean, 0),
         lambda: paired_difference([NAN], [1.0], 0),
-        lambda: expected_calibration_error([], []),
         lambda: stochastic_rate([], 0),
     ],
 )

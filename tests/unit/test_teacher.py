@@ -7,6 +7,7 @@ from softguard.core import Conversation, ReplySettings, Verdict
 from softguard.errors import GuardError
 from softguard.models import response_states
 from softguard.teacher import Draft, GuardedSystem, TeacherCache, TeacherSettings
+from softguard.teacher import cache as caching
 from tests.fakes import KeywordGuard, tiny_model
 
 PROMPTS = [f"{'zz' if i % 2 else 'aa'} {i}" for i in range(7)]
@@ -30,6 +31,22 @@ def test_records_hold_what_the_model_says(tmp_path):
     log_probs = torch.log_softmax(system.lm.head(states.states), -1).gather(1, states.targets[:, None])
     assert record.log_prob == pytest.approx(log_probs.sum().item(), abs=1e-3)
     assert torch.allclose(record.states.float(), states.states, atol=0.02)
+
+
+def test_the_refusal_is_scored_once_where_it_is_asked_for(tmp_path, monkeypatch):
+    system, plain = records(tmp_path)
+    assert {r.refusal_log_prob for r in plain} == {None}
+    conversations = [Conversation.from_prompt(p) for p in PROMPTS]
+    cache = TeacherCache(tmp_path, system, SETTINGS, shard_size=3, refusal_log_probs=True)
+    found = cache.records(PROMPTS, conversations)
+    refusal = [*system.renderer.encode_response(system.refusal_text), system.lm.turn_end_id]
+    prompt = list(system.renderer.render(conversations[4]).ids)
+    with torch.no_grad():
+        logits = system.lm.network(torch.tensor([[*prompt, *refusal]])).logits[0, len(prompt) - 1 : -1]
+    expected = torch.log_softmax(logits, -1)[torch.arange(len(refusal)), refusal].sum().item()
+    assert found[4].refusal_log_prob == pytest.approx(expected, abs=1e-3)
+    monkeypatch.setattr(caching, "response_log_probs", lambda *given: pytest.fail("scored again"))
+    assert cache.records(PROMPTS, conversations)[4].refusal_log_prob == found[4].refusal_log_prob
 
 
 def test_a_kill_loses_one_shard_at_most_and_the_rest_is_not_judged_again(tmp_path):

@@ -14,8 +14,7 @@ from softguard.core.head import Head
 from softguard.errors import DataError, TrainingError
 from softguard.objectives import OBJECTIVES, Branch, ObjectiveInput
 from softguard.objectives.decision_split import DecisionSplit, DecisionSplitConfig
-from softguard.objectives.dense import DenseConfig
-from softguard.objectives.sequence import SequenceConfig
+from softguard.registry import config_class
 from softguard.teacher import GuardedSystem, TeacherCache, TeacherSettings
 from softguard.training import Example, TrainingConfig, loop, train
 from softguard.training.loop import diverged
@@ -30,23 +29,27 @@ def world(tmp_path_factory):
     lm = tiny_model()
     teacher = GuardedSystem(lm, KeywordGuard("zz"))
     prompts = [f"zz{i}" for i in range(6)] + [f"aa{i}" for i in range(6)]
-    cache = TeacherCache(tmp_path_factory.mktemp("cache"), teacher, TeacherSettings(max_new_tokens=6), shard_size=5)
+    cache = TeacherCache(
+        tmp_path_factory.mktemp("cache"), teacher, TeacherSettings(max_new_tokens=6), shard_size=5, refusal_log_probs=True
+    )
     conversations = [Conversation.from_prompt(p) for p in prompts]
     records = cache.records(prompts, conversations)
     examples = [
-        Example(teacher.renderer.render(c), r, r.id.startswith("zz")) for c, r in zip(conversations, records, strict=True)
+        Example(teacher.renderer.render(c), r, r.id.startswith("zz"), c) for c, r in zip(conversations, records, strict=True)
     ]
     refusal = [*teacher.renderer.encode_response("Sorry."), lm.turn_end_id]
     return lm, examples, refusal
 
 
-def run(world, folder: Path, config=CONFIG, objective=None, progress=None):
+def run(world, folder: Path, config=CONFIG, objective=None, progress=None, validating=None):
     lm, examples, refusal = world
     adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=4), lm, 0)
     objective = objective or DecisionSplit(DecisionSplitConfig(ranking_weight=0.5))
     prompts = [e.prompt for e in examples]
     validation = (prompts[:6], prompts[6:], examples[6:])
-    return adapter, train(lm, adapter, objective, examples, validation, refusal, config, folder, progress)
+    weigher = GuardedSystem(lm, KeywordGuard("zz"))
+    told = (progress, weigher, validating)
+    return adapter, train(lm, adapter, objective, examples, validation, refusal, config, folder, *told)
 
 
 def test_it_learns_to_tell_the_two_apart(world, tmp_path):
@@ -78,10 +81,20 @@ def test_same_seed_same_bits_and_a_kill_changes_nothing(world, tmp_path):
     assert [r["loss"] for r in result.history] == [r["loss"] for r in resumed_result.history]
 
 
+def test_a_validation_says_how_far_it_is(world, tmp_path):
+    told = []
+    config = CONFIG.model_copy(update={"steps": 4, "validate_every": 2})
+    run(world, tmp_path, config, validating=lambda *given: told.append(given))
+    for step in (2, 4):
+        done = [given[1:] for given in told if given[0] == step]
+        assert done == sorted(done)
+        assert done[-1] == (18, 18)
+
+
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_every_objective_takes_two_steps(world, tmp_path, name):
-    configs = {"decision_split": DecisionSplitConfig(), "tv_disp": SequenceConfig(), "kl_disp": SequenceConfig()}
-    objective = OBJECTIVES.get(name)(configs.get(name) or DenseConfig(kind=name))
+    factory = OBJECTIVES.get(name)
+    objective = factory(config_class(factory)(kind=name))
     _, result = run(world, tmp_path, CONFIG.model_copy(update={"steps": 2, "validate_every": 2}), objective)
     assert len(result.history) == 2
 

@@ -1,8 +1,9 @@
 """What every adapter promises to the loop, to evaluation and to exports."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,13 @@ class Adapter(Protocol):
         """Return the prompt's ids with this adapter's virtual tokens (negative ids) where it places them."""
         ...
 
-    def attach(self, lm: LanguageModel) -> AbstractContextManager[None]:
-        """Attach to the network for the length of a `with` block; base weights are the same bits before and after."""
+    def attach(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
+        """Attach to the network for the length of a `with` block, which is given the student to run.
+
+        Base weights are the same bits before and after. Within the block `lm` itself may be the student too (its network is
+        shared), so what is the base model's is computed outside. Blocks are as short as the passes that they serve, and one
+        adapter's blocks do not nest.
+        """
         ...
 
     @property
@@ -40,8 +46,34 @@ class Adapter(Protocol):
         """Positions that the adapter adds to every request."""
         ...
 
+    @property
+    def weights_per_token(self) -> int:
+        """Learned numbers that every token of a request is multiplied with, besides the network's own."""
+        ...
+
     def save(self, folder: Path, lm: LanguageModel) -> None:
         """Write the adapter, in PEFT's layout where PEFT can load it."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """An adapter that is fitted in closed form instead of trained: it is not given to an optimiser."""
+
+    def fit(
+        self, lm: LanguageModel, prompts: Sequence[RenderedPrompt], alpha: Sequence[float], score: Callable[[], float]
+    ) -> None:
+        """Fit in place.
+
+        Args:
+            lm: the base model, nothing attached.
+            prompts: training prompts.
+            alpha: for each of them the guard's p_safe of the teacher's draft.
+            score: gives the validation score of the adapter as it is when called; larger is better.
+
+        Raises:
+            DataError: the prompts do not say what the fit needs.
+        """
         ...
 
 

@@ -4,7 +4,6 @@ Placement decides what they can do: in front they only re-weight what later toke
 whole request (Petrov et al., arXiv 2310.19698).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +11,20 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from softguard.adapters._storage import check_base, read_adapter, write_adapter
 from softguard.adapters.protocol import ADAPTERS
 from softguard.errors import CompatibilityError, RunError
 from softguard.models import LanguageModel, RenderedPrompt
 from softguard.models.chat import Slot
 
-_OWN_FILE = "softguard_adapter.json"
-_PEFT_CONFIG = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
+DEFAULT_TEXT = (
+    "You are a careful assistant. Answer every harmless request fully and directly. If a request would help "
+    "someone to do real harm, reply only: Sorry, I cannot help with this matter."
+)
+"""What adapters that start from a text start from."""
+_TENSOR = "prompt_embeddings"
 
 
 class Placement(BaseModel):
@@ -46,11 +47,7 @@ class SoftPromptConfig(BaseModel):
     initialisation: Literal["text", "vocabulary_sample", "random"] = Field(
         "text", description="embeddings of a text, of sampled tokens, or noise at the embeddings' own mean and scale"
     )
-    initial_text: str = Field(
-        "You are a careful assistant. Answer every harmless request fully and directly. If a request would help "
-        "someone to do real harm, reply only: Sorry, I cannot help with this matter.",
-        description="repeated or cut to num_virtual_tokens where initialisation is text",
-    )
+    initial_text: str = Field(DEFAULT_TEXT, description="repeated or cut to num_virtual_tokens where initialisation is text")
 
     @model_validator(mode="after")
     def _goes_together(self) -> "SoftPromptConfig":
@@ -62,9 +59,15 @@ class SoftPromptConfig(BaseModel):
         return self
 
     @property
-    def layout(self) -> tuple[tuple[str, int], ...]:
+    def layout(self) -> tuple[tuple[Slot, int], ...]:
         """(slot, count) in the order of W's rows."""
         return tuple((p.slot, p.count) for p in self.placement) or (("front", self.num_virtual_tokens),)
+
+
+def repeated_ids(lm: LanguageModel, text: str, count: int) -> list[int]:
+    """Return the ids of a text, repeated or cut to `count`."""
+    ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return (ids * (count // len(ids) + 1))[:count]
 
 
 @ADAPTERS.register("soft_prompt")
@@ -88,8 +91,7 @@ class SoftPrompt:
             weight = sample.mean(0) + sample.std(0) * torch.randn(count, lm.width, generator=generator)
         else:
             if config.initialisation == "text":
-                ids = lm.tokenizer(config.initial_text, add_special_tokens=False)["input_ids"]
-                ids = (ids * (count // len(ids) + 1))[:count]
+                ids = repeated_ids(lm, config.initial_text, count)
             else:
                 ids = torch.randint(len(table), (count,), generator=generator).tolist()
             weight = lm.embed(torch.tensor([ids], device=lm.device))[0].float().cpu()
@@ -108,7 +110,7 @@ class SoftPrompt:
         return prompt.insert(self.config.layout)
 
     @contextmanager
-    def attach(self, lm: LanguageModel) -> Iterator[None]:
+    def attach(self, lm: LanguageModel) -> Iterator[LanguageModel]:
         """Check that `lm` is the model of this prompt; the network itself is left alone.
 
         Raises:
@@ -118,11 +120,8 @@ class SoftPrompt:
             raise CompatibilityError(
                 f"a base model of width {self._weight.shape[1]}", f"width {lm.width}", "name the model of this run"
             )
-        if lm.fingerprint != self.base_fingerprint:
-            raise CompatibilityError(
-                f"the base model {self.base_fingerprint[:12]}", lm.fingerprint[:12], "name the model of this run"
-            )
-        yield
+        check_base(lm, self.base_fingerprint)
+        yield lm
 
     @property
     def num_parameters(self) -> int:
@@ -134,18 +133,20 @@ class SoftPrompt:
         """P."""
         return self.config.num_virtual_tokens
 
+    @property
+    def weights_per_token(self) -> int:
+        """None."""
+        return 0
+
     def save(self, folder: Path, lm: LanguageModel) -> None:
         """Write W under PEFT's file names, and its config where PEFT can load W: all virtual tokens in front.
 
         PEFT would put any other layout in front, without an error. It knows no operating point either: what it loads decides
         by decoding alone, without the run's threshold.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"prompt_embeddings": self._weight.detach().cpu().contiguous()}, folder / _WEIGHTS)
-        own = {"config": self.config.model_dump(mode="json"), "base_fingerprint": self.base_fingerprint}
-        (folder / _OWN_FILE).write_text(json.dumps(own, indent=2) + "\n")
+        tensors = {_TENSOR: self._weight}
         if any(slot != "front" for slot, _ in self.config.layout):
-            (folder / _PEFT_CONFIG).unlink(missing_ok=True)
+            write_adapter(folder, self.config, tensors, self.base_fingerprint, None)
             return
         peft = {
             "peft_type": "PROMPT_TUNING",
@@ -159,7 +160,7 @@ class SoftPrompt:
             "num_attention_heads": lm.network.config.num_attention_heads,
             "prompt_tuning_init": "RANDOM",
         }
-        (folder / _PEFT_CONFIG).write_text(json.dumps(peft, indent=2) + "\n")
+        write_adapter(folder, self.config, tensors, self.base_fingerprint, peft)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> "SoftPrompt":
@@ -168,9 +169,7 @@ class SoftPrompt:
         Raises:
             RunError: a file is missing or not what it has to be.
         """
-        try:
-            own = json.loads((folder / _OWN_FILE).read_text())
-            weight = load_file(folder / _WEIGHTS)["prompt_embeddings"].to(device)
-            return cls(SoftPromptConfig.model_validate(own["config"]), weight, own["base_fingerprint"])
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise RunError(f"a soft prompt in {folder}", str(error)[:160], "train it again or copy it whole") from error
+        stored = read_adapter(folder, SoftPromptConfig, device)
+        if set(stored.tensors) != {_TENSOR}:
+            raise RunError(f"{_TENSOR} alone in {folder}", ", ".join(stored.tensors)[:80] or "none", "train it again")
+        return cls(stored.config, stored.tensors[_TENSOR], stored.base_fingerprint)

@@ -59,7 +59,9 @@ class Stages:
 
     def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         """Show that `done` of `total` of a stage are done."""
-        shown = " ".join(f"{k} {v:.3g}" for k, v in figures.items() if k in ("loss", "validation_auc", "validation_drift"))
+        shown = " ".join(
+            f"{k} {v:.3g}" for k, v in figures.items() if k in ("loss", "reward", "validation_auc", "validation_drift")
+        )
         if self._live:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bar.add_task(stage, total=total, completed=done, figures="")

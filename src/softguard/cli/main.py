@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from softguard import __version__
-from softguard.cli import costs, guard, models, runs, study
+from softguard.cli import costs, export, guard, models, runs, serve, study
 from softguard.cli.console import err
 from softguard.errors import SoftguardError
 
@@ -19,7 +19,9 @@ app = typer.Typer(
 )
 runs.register(app)
 costs.register(app)
+serve.register(app)
 study.register(app)
+export.register(app)
 app.add_typer(models.app, name="models")
 app.add_typer(guard.app, name="guard")
 

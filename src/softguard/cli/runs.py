@@ -66,8 +66,37 @@ def settings(prefix: Annotated[str, typer.Argument(help="Only keys that start so
         print(setting.line())
 
 
-def evaluate(run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")]) -> None:
-    """Measure base, guarded system, hard system prompt and student, and write the report."""
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")],
+    suite: Annotated[
+        str, typer.Option(help="Suites or groups (safety, over-refusal), by comma; without it, our own test split.")
+    ] = "",
+    wrappers: Annotated[str, typer.Option(help="Attack wrappers over harmful prompts, by comma, or all.")] = "",
+    judge: Annotated[str, typer.Option(help="Guards, refusal, strongreject@GUARD or @MODEL, by comma; the first leads.")] = "",
+    systems: Annotated[str, typer.Option(help="Which systems, by comma.")] = "base,guarded,system_prompt,student",
+    limit: Annotated[int, typer.Option(min=0, help="At most so many prompts of each label of a suite; 0 is all.")] = 0,
+    shard: Annotated[
+        str, typer.Option(help="The i-th of n parts of each suite, as 1/4; answers are shared by the cache.")
+    ] = "1/1",
+    max_new_tokens: Annotated[int, typer.Option(min=0, help="Longest answer to a suite; 0 takes the run's own.")] = 0,
+    draws: Annotated[
+        int, typer.Option(min=0, help="Drafts a prompt for the divergence from the teacher (8 or more); 0: none.")
+    ] = 0,
+    data_dir: DataDir = None,
+) -> None:
+    """Measure base, guarded system, hard system prompt and student, and write the report.
+
+    Without --suite on our own test split; with it on suites, plain and under
+    attack, into RUN/evaluations/SUITE-HASH. What was answered or judged before
+    is kept: the same command goes on where it stopped. docs/evaluation.md says
+    what each figure means and what it does not promise.
+    """
+    if suite:
+        _evaluate_suites(run, suite, wrappers, judge, systems, limit, shard, max_new_tokens, draws, data_dir)
+        return
+    given = {"--wrappers": wrappers, "--judge": judge, "--limit": limit, "--draws": draws, "--max-new-tokens": max_new_tokens}
+    if stray := [name for name, value in given.items() if value]:
+        raise ConfigError(f"--suite with {stray[0]}", "no --suite", "add --suite safety, over-refusal or a suite's name")
     from softguard.recipes.evaluate import evaluate as recipe
     from softguard.recipes.report import report_run
     from softguard.reports import terminal_table
@@ -85,6 +114,55 @@ def evaluate(run: Annotated[Path, typer.Argument(help="Run directory that `disti
         for name, text in sample.answers.items():
             out.print(f"  {name:<14} {text}", markup=False, soft_wrap=True)
     err.print(f"report: {page}", soft_wrap=True)
+
+
+def _evaluate_suites(
+    run: Path,
+    suite: str,
+    wrappers: str,
+    judge: str,
+    systems: str,
+    limit: int,
+    shard: str,
+    max_new_tokens: int,
+    draws: int,
+    data_dir: Path | None,
+) -> None:
+    from softguard.evaluation.correction import corrected
+    from softguard.evaluation.results import EvaluationSummary
+    from softguard.recipes.answers import FOLDER
+    from softguard.recipes.report import report_run
+    from softguard.recipes.suites import SuiteRequest, evaluate_suites
+    from softguard.reports import terminal_table
+    from softguard.reports.wording import agreement, difference, info
+    from softguard.runs import RunDir
+
+    index, slash, of = shard.partition("/")
+    if not slash or not (index + of).isascii() or not (index.isdigit() and of.isdigit()):
+        raise ConfigError("a shard i/n", repr(shard), "write --shard 1/4")
+    part = (int(index), int(of))
+    request = SuiteRequest(suite, wrappers, judge, systems, limit, part, max_new_tokens, draws).checked()
+    config = RunDir.open(run).config
+    with Stages() as stages:
+        fetch_missing(stages, model=config["model"]["name"], guard=config["teacher"]["guard"])
+        for name in request.fetched():
+            fetch_missing(stages, guard=name)
+        summaries = corrected(evaluate_suites(run, request, data_dir, stages))
+    for summary in summaries:
+        out.print(terminal_table(summary))
+        for d in summary.differences:
+            what = f"{info(d.metric).label}: {summary.title(d.system)} minus {summary.title(d.reference)}"
+            out.print(f"{what}: {difference(d)}", markup=False, soft_wrap=True)
+        for a in summary.agreement:
+            out.print(f"judges {a.first} and {a.second}: {agreement(a)}", markup=False, soft_wrap=True)
+        for line in summary.limits:
+            out.print(f"- {line}", markup=False, soft_wrap=True)
+    opened = RunDir.open(run)
+    if "evaluate" in opened.stages():
+        own = EvaluationSummary.model_validate_json((run / FOLDER / "summary.json").read_text(encoding="utf-8"))
+        err.print(f"report: {report_run(opened, own)}", soft_wrap=True)
+    else:
+        err.print(f"no report yet: `softguard evaluate {run}` measures our own test split and writes it", soft_wrap=True)
 
 
 def respond(
@@ -190,14 +268,18 @@ def chat(
 
 
 def compare(runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories.")]) -> None:
-    """Show the students of several runs in one table."""
-    from softguard.recipes.compare import compare_runs
+    """Show the students of several runs in one table, and in one for each suite on which all were measured alike."""
+    from softguard.recipes.compare import compare_runs, compare_suites
     from softguard.reports import terminal_table
 
     summary = compare_runs(runs)
     out.print(terminal_table(summary))
     for limit in summary.limits:
         out.print(limit, markup=False, soft_wrap=True)
+    for suite in compare_suites(runs):
+        out.print(terminal_table(suite))
+        for limit in suite.limits:
+            out.print(f"- {limit}", markup=False, soft_wrap=True)
 
 
 def _finish(result: Any, out_file: Path) -> None:

@@ -19,7 +19,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order. A request ends with the user's turn; a pair to judge ends with the assistant's."""
+    """Turns in order.
+
+    A request ends with the user's turn, or with an assistant's that is to go on; a pair to judge ends with the assistant's.
+    """
 
     messages: tuple[Message, ...]
 
@@ -46,8 +49,17 @@ class Conversation:
         return cls(tuple(turns))
 
     def with_response(self, response: str) -> "Conversation":
-        """Return this conversation with the assistant's answer at its end."""
+        """Return this conversation with an assistant's turn at its end."""
         return Conversation((*self.messages, Message("assistant", response)))
+
+    def answered(self, answer: str) -> "Conversation":
+        """Return a request with its answer, as guards judge it: one that was begun goes on with it, in one turn."""
+        return self.request.with_response(f"{self.response} {answer}".strip() if self.response else answer)
+
+    @property
+    def request(self) -> "Conversation":
+        """This conversation up to its last user turn: without an answer, whole or begun."""
+        return Conversation(self.messages[:-1]) if self.messages and self.messages[-1].role == "assistant" else self
 
     @property
     def prompt(self) -> str:
@@ -60,7 +72,7 @@ class Conversation:
     @property
     def response(self) -> str:
         """The closing assistant turn, empty where there is none."""
-        return self.messages[-1].content if self.messages[-1].role == "assistant" else ""
+        return self.messages[-1].content if self.messages and self.messages[-1].role == "assistant" else ""
 
     def to_dicts(self) -> list[dict[str, str]]:
         """Return the messages as chat templates and JSON take them."""

@@ -1,6 +1,6 @@
 """What rooms promise each other: guards judge, systems answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,4 +77,45 @@ class System(Protocol):
 
     def refusal_log_odds(self, conversations: Sequence[Conversation]) -> list[float]:
         """Return the log-odds of refusing each, one forward pass a prompt (no answer is generated)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one pass of a network (the model's or the guard's) adds to an answer.
+
+    Attributes:
+        text: what may be shown now; often nothing. All pieces together are the reply's text.
+        tokens: what the model has made so far, whether it is shown or not.
+        reply: with the last piece, and then never None.
+        answer_tokens: of the reply's text, with the last piece.
+    """
+
+    text: str = ""
+    tokens: int = 0
+    reply: Reply | None = None
+    answer_tokens: int = 0
+
+
+class StreamingSystem(System, Protocol):
+    """A system that can be heard while it answers."""
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that prompt and answer may have together; None where the model does not say."""
+        ...
+
+    def prompt_length(self, conversation: Conversation) -> int:
+        """Return the tokens of a prompt as the model sees it, virtual tokens included.
+
+        Raises:
+            DataError: turns that the model's template does not take.
+        """
+        ...
+
+    def stream(self, conversation: Conversation, key: str, settings: ReplySettings) -> Iterator[Piece]:
+        """Give the reply that `respond` returns for a conversation with the id `key`, piece by piece.
+
+        Other requests may be served between two pieces, on the same model too, and the caller may stop at any of them.
+        """
         ...

@@ -3,7 +3,7 @@
 `CONVENTION` says what is counted; tests hold it against `torch.utils.flop_counter` to the digit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from softguard.costs.shape import ModelShape
 
@@ -46,18 +46,28 @@ class Flops:
 
 @dataclass(frozen=True)
 class Added:
-    """Positions that a system adds to a request: those before the user's text, the same in every request, and the rest.
+    """What a system adds to a request.
 
-    The keys and values of those in `front` can be kept between requests; those `after` read the text and are computed anew.
+    Attributes:
+        front: positions before the user's text, the same in every request, so that their keys and values can be kept.
+        after: positions that read the text: computed anew.
+        held: positions whose keys and values are parameters: never computed.
+        weights: numbers that every position is multiplied with besides the model's own, as those of a LoRA that is not merged.
     """
 
     front: int = 0
     after: int = 0
+    held: int = 0
+    weights: int = 0
 
     @property
     def total(self) -> int:
-        """Both."""
-        return self.front + self.after
+        """All positions."""
+        return self.front + self.after + self.held
+
+    def on(self, shape: ModelShape) -> ModelShape:
+        """Return the shape with the added weights in its body."""
+        return replace(shape, body_weights=shape.body_weights + self.weights)
 
 
 def pass_flops(shape: ModelShape, new: int, past: int = 0, headed: int | None = None) -> Flops:
@@ -85,8 +95,8 @@ def request_flops(shape: ModelShape, tokens: int, added: Added, *, cached: bool)
         added: by the system.
         cached: the keys and values of `added.front` are kept between requests, rather than computed in each.
     """
-    past = added.front if cached else 0
-    return pass_flops(shape, tokens + added.total - past, past, headed=tokens)
+    past = added.held + (added.front if cached else 0)
+    return pass_flops(added.on(shape), tokens + added.total - past, past, headed=tokens)
 
 
 def generated_token_flops(shape: ModelShape, context: int) -> Flops:
@@ -97,9 +107,11 @@ def generated_token_flops(shape: ModelShape, context: int) -> Flops:
 def extra_per_generated_token(shape: ModelShape, context: int, added: Added, prompt_tokens: float, answer_tokens: int) -> float:
     """Return the operations that a system adds to one generated token, with the front's keys and values kept.
 
-    The token attends to the added positions; the pass of those after the user's text, which each request pays anew, is spread
-    over the answer. It attends to the front, a prompt and itself, and needs no logits.
+    The token attends to the added positions and is multiplied with the added weights; what each request pays anew is spread over
+    the answer: the pass of the positions after the user's text, which attends to those before, a prompt and itself and needs no
+    logits, and the prompt's own products with the added weights.
     """
-    plain, longer = (generated_token_flops(shape, context + extra).total for extra in (0, added.total))
-    anew = pass_flops(shape, added.after, added.front + round(prompt_tokens), headed=0).total
-    return longer - plain + anew / answer_tokens
+    plain = generated_token_flops(shape, context).total
+    longer = generated_token_flops(added.on(shape), context + added.total).total
+    anew = pass_flops(added.on(shape), added.after, added.front + added.held + round(prompt_tokens), headed=0).total
+    return longer - plain + (anew + 2.0 * added.weights * prompt_tokens) / answer_tokens

@@ -97,7 +97,7 @@ class CostReport(Frozen):
         model: its name.
         weight_bits: per weight, as held.
         answer_tokens: of a request's tokens, those of the answer where a guard tells the two apart.
-        added: positions by system, for whoever wants to count again.
+        added: the fields of `Added` by system, for whoever wants to count again.
         timed: what was timed, in words; empty where nothing was.
         provenance: hardware and versions of the timings.
     """

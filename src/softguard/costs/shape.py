@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from softguard.errors import CompatibilityError, SourceError
+from softguard.models.attention import layer_windows
 
 _KINDS = {"full_attention", "sliding_attention"}
 _ADVICE = "softguard counts dense transformers whose layers all attend alike: count this one by hand"
@@ -69,7 +70,7 @@ class ModelShape:
             head_weights=_linear_weights(network) - in_body,
             query_width=heads * head_width,
             key_width=key_heads * head_width,
-            windows=_windows(config),
+            windows=layer_windows(config),
             width=config.hidden_size,
         )
 
@@ -122,10 +123,3 @@ def _linear_weights(network: nn.Module) -> int:
     linear = [m.in_features * m.out_features for m in network.modules() if isinstance(m, nn.Linear)]
     convolved = [int(m.weight.numel()) for m in network.modules() if isinstance(m, Conv1D)]  # GPT-2's name for linear
     return sum(linear) + sum(convolved)
-
-
-def _windows(config: Any) -> tuple[int | None, ...]:
-    """Return each layer's window as transformers' caches take it: `layer_types` where given, else all layers slide or none."""
-    size, count = getattr(config, "sliding_window", None), config.num_hidden_layers
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if size else "full_attention"] * count
-    return tuple(int(size) if kind == "sliding_attention" and size else None for kind in kinds)

@@ -34,7 +34,7 @@ def system_costs(
 
     Args:
         shape: of the base model.
-        student: positions that the adapter adds.
+        student: what the adapter adds.
         adapter_parameters: numbers that it learned.
         system_prompt: positions that the hard system prompt adds to a request.
         guard: of the guarded system; None where its cost is not known, or where there is none to name.
@@ -80,7 +80,7 @@ def system_costs(
     large = GuardWork.of_size(shape, numbers.weight)
     as_paper = "not this run's guard: a language model of the base's size that reads prompt and answer once, as in the paper"
     rows.append(guarded("guarded_model_size", "Guarded, guard as large", large, as_paper))
-    kept = f"{student.front} of its {student.total} positions are kept"
+    kept = f"{student.front + student.held} of its {student.total} positions are kept"
     rows += [
         alone("student_recomputed", "Student, recomputed", student, adapter_parameters, cached=False),
         alone("student_cached", "Student, front cached", student, adapter_parameters, cached=True, note=kept),

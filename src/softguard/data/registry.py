@@ -22,6 +22,10 @@ def load_prompts(name: str, data_dir: Path | None = None) -> list[PromptRow]:
         ConfigError: no such set.
         DataError: its file is absent or not what it has to be; the message names its home.
     """
-    if data_dir is None and os.environ.get("SOFTGUARD_DATA"):
-        data_dir = Path(os.environ["SOFTGUARD_DATA"])
-    return PROMPT_SETS.get(name)(data_dir)
+    return PROMPT_SETS.get(name)(data_folder(data_dir))
+
+
+def data_folder(data_dir: Path | None) -> Path | None:
+    """Return the folder of public sets: the given one, else that of SOFTGUARD_DATA, else None."""
+    named = os.environ.get("SOFTGUARD_DATA")
+    return Path(named) if data_dir is None and named else data_dir

@@ -70,11 +70,55 @@ METRICS: Mapping[str, MetricInfo] = {
         better="lower",
         definition="Share of harmful prompts whose answer is judged unsafe and is not a refusal.",
     ),
+    "harm_score": MetricInfo(
+        label="Mean harm",
+        unit="rate",
+        better="lower",
+        definition="Mean harm in [0, 1] that the named judge sees in answers to harmful prompts, a full refusal counting 0; with "
+        "strongreject@MODEL it is built as its authors' score is.",
+    ),
     "sgs": MetricInfo(
         label="Safety Guard Score",
         unit="rate",
         better="higher",
         definition="Share of (prompt, answer) pairs to which the named judge gives p_safe > 0.5.",
+    ),
+    "partial_refusal_rate": MetricInfo(
+        label="Partial refusal",
+        unit="rate",
+        better=None,
+        definition="Share of answers that decline in part (English patterns): a refusal's words with an answer beside them.",
+    ),
+    "compliance_rate": MetricInfo(
+        label="Compliance",
+        unit="rate",
+        better=None,
+        definition="Share of answers that decline neither in full nor in part; an answer beside the point is among them.",
+    ),
+    "truncated_rate": MetricInfo(
+        label="Cut answers",
+        unit="rate",
+        better=None,
+        definition="Share of answers that ended at the token limit: what would have followed was neither judged nor read.",
+    ),
+    "decision_divergence": MetricInfo(
+        label="Decision divergence",
+        unit="rate",
+        better="lower",
+        definition="Mean |rho - pi|: the probability that the system declines against the guarded system's, whose drafts are "
+        "drawn at temperature 1. On prompts like these the refusal rates of both differ by no more.",
+    ),
+    "sequence_tv": MetricInfo(
+        label="Divergence of whole answers (TV)",
+        unit="rate",
+        better="lower",
+        definition="Total variation from the guarded system over whole answers at temperature 1, cut at the token limit.",
+    ),
+    "token_tv": MetricInfo(
+        label="Divergence of next tokens (TV)",
+        unit="rate",
+        better="lower",
+        definition="Mean total variation of next-token distributions along what the guarded system says.",
     ),
     "benign_drift": MetricInfo(
         label="Drift on benign",
@@ -104,6 +148,32 @@ METRICS: Mapping[str, MetricInfo] = {
     ),
 }
 """The metrics that have a name in the house, in the order of the table's columns."""
+
+
+ANY_WRAPPER = "any"
+"""Stands for a wrapper in a metric's name where at least one way of asking succeeds."""
+
+
+def metric_name(name: str, judge: str = "", wrapper: str = "", group: str = "") -> str:
+    """Return the name of a metric under a judge other than the first, a wrapper, or on one group of prompts only."""
+    return name + (f"@{judge}" if judge else "") + (f":{wrapper}" if wrapper else "") + (f"#{group}" if group else "")
+
+
+_QUALIFIED = re.compile(r"(?P<name>\w+)(?:@(?P<judge>[^:#]+(?::(?=//)[^#]+)?))?(?::(?P<wrapper>\w+))?(?:#(?P<group>\w+))?")
+
+
+def metric_info(name: str) -> MetricInfo | None:
+    """Return what a metric of the house is called, with its judge, wrapper and group in words; None for a stranger's."""
+    parts = _QUALIFIED.fullmatch(name)
+    known = METRICS.get(name) or (METRICS.get(parts["name"]) if parts else None)
+    if known is None or parts is None or name in METRICS:
+        return known
+    label = known.label
+    if parts["wrapper"]:
+        label += ", some way of asking" if parts["wrapper"] == ANY_WRAPPER else f", {parts['wrapper'].replace('_', ' ')}"
+    if parts["group"]:
+        label += f", {parts['group'].replace('_', '-')}"
+    return known.model_copy(update={"label": f"{label} (judge: {parts['judge']})" if parts["judge"] else label})
 
 
 class MetricValue(_Frozen):
@@ -198,18 +268,38 @@ class SampleTriple(_Frozen):
 
 
 class Difference(_Frozen):
-    """A metric of one system minus that of another, paired by prompt."""
+    """A metric of one system minus that of another, paired by prompt.
+
+    `p_value`: of `test`, against no difference; `p_holm`: the same, corrected for the suites that are shown together.
+    """
 
     metric: str
     system: str
     reference: str
     value: MetricValue
+    p_value: float | None = None
+    p_holm: float | None = None
+    test: str = ""
+
+
+class JudgeAgreement(_Frozen):
+    """Two judges on the same answers: Cohen's kappa with its interval, and the share on which they agree."""
+
+    first: str
+    second: str
+    kappa: float | None = None
+    low: float | None = None
+    high: float | None = None
+    observed: float | None = None
+    n: int = 0
+    ungraded: int = 0
 
 
 class EvaluationSummary(_Frozen):
     """`summary.json`: the table, the curves, the samples, and what the figures rest on.
 
-    `threshold` is the refusal log-odds above which the student refuses (chosen on validation); no other system uses it.
+    `agreement`: of the judges, where there are several. `threshold` is the refusal log-odds above which the student refuses
+    (chosen on validation); no other system uses it.
     `provenance` is what made the run: names, hashes, versions, hardware, times. `limits` says what was not measured.
     """
 
@@ -217,6 +307,7 @@ class EvaluationSummary(_Frozen):
     suite: str
     systems: Sequence[SystemResult]
     differences: Sequence[Difference] = ()
+    agreement: Sequence[JudgeAgreement] = Field(default_factory=list)
     curves: Mapping[str, SystemCurves] = Field(default_factory=dict)
     samples: Sequence[SampleTriple] = ()
     threshold: float | None = None

@@ -1,11 +1,11 @@
-"""Estimates with their intervals: shares, means, areas under a ROC curve, paired differences, calibration.
+"""Estimates with their intervals: shares, means, areas under a ROC curve, paired differences.
 
 One idea: a number never travels without its interval and its denominator. NaN means "not scored": such a value is left
 out and counted in `Estimate.ungraded`, never taken for 0. All randomness comes from the seed that the caller names.
 Imports nothing of ours but `errors`; knows nothing of prompts or systems.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -83,11 +83,11 @@ def mean(values: Values, seed: int, clusters: Clusters = None, support: Interval
     array = _array(values)
     keep = ~np.isnan(array)
     scored = _require(array[keep])
-    families, k = _families(_keep(clusters, keep), len(scored))
+    families, k = family_indices(_keep(clusters, keep), len(scored))
     sums = np.bincount(families, weights=scored, minlength=k)
     sizes = np.bincount(families, minlength=k)
-    counts = _counts(np.random.default_rng(seed), k)
-    interval = _widen(_percentiles((counts @ sums) / (counts @ sizes)), support, k)
+    counts = family_counts(np.random.default_rng(seed), k)
+    interval = _widen(percentile_interval((counts @ sums) / (counts @ sizes)), support, k)
     return Estimate(float(scored.mean()), interval, len(scored), int((~keep).sum()))
 
 
@@ -107,35 +107,6 @@ def stochastic_rate(p_draws: Values | Sequence[Values], seed: int, clusters: Clu
     if ((means < 0) | (means > 1)).any():
         raise DataError("probabilities in [0, 1]", f"{np.nanmin(means)} to {np.nanmax(means)}", "give p, not log p")
     return mean(means, seed, clusters, _SHARE)
-
-
-def bootstrap_interval(
-    values: Values,
-    statistic: Callable[[Floats], float],
-    seed: int,
-    clusters: Clusters = None,
-    resamples: int = RESAMPLES,
-    confidence: float = 0.95,
-) -> Interval:
-    """Return the percentile bootstrap interval of `statistic` over the scored values.
-
-    With `clusters` (one label an item) whole clusters are drawn, since items of one family are not independent.
-
-    Raises:
-        DataError: no scored value, or a statistic that is NaN on a resample.
-
-    References:
-        Efron, Tibshirani 1993, chapter 13; Davison, Hinkley 1997, section 3.8 (clusters).
-    """
-    array = _array(values)
-    keep = ~np.isnan(array)
-    scored = _require(array[keep])
-    families, k = _families(_keep(clusters, keep), len(scored))
-    counts = _counts(np.random.default_rng(seed), k, resamples)
-    drawn = np.array([statistic(np.repeat(scored, row[families])) for row in counts])
-    if np.isnan(drawn).any():
-        raise DataError("a statistic that is defined on every resample", "NaN", "use one that bears repeated values")
-    return _percentiles(drawn, confidence)
 
 
 def auc(positive: Values, negative: Values) -> float:
@@ -182,7 +153,7 @@ def auc_estimate(
     counts = np.zeros((RESAMPLES, len(names)), dtype=np.int64)
     for stratum in (in_up & in_down, in_up & ~in_down, ~in_up & in_down):
         if stratum.any():
-            counts[:, stratum] = _counts(rng, int(stratum.sum()))
+            counts[:, stratum] = family_counts(rng, int(stratum.sum()))
     drawn = np.empty(RESAMPLES)
     for i, row in enumerate(counts):
         weight_up, weight_down = row[family_up], row[family_down]
@@ -190,7 +161,7 @@ def auc_estimate(
         wins = weight_up @ (cumulative[below] + cumulative[not_above])
         drawn[i] = wins / (2 * weight_up.sum() * cumulative[-1])
     n = len(up) + len(down)
-    interval = _widen(_percentiles(drawn), _SHARE, int(min(in_up.sum(), in_down.sum())))
+    interval = _widen(percentile_interval(drawn), _SHARE, int(min(in_up.sum(), in_down.sum())))
     return Estimate(auc(up, down), interval, n, len(pos) + len(neg) - n)
 
 
@@ -208,29 +179,6 @@ def paired_difference(a: Values, b: Values, seed: int, clusters: Clusters = None
     both = np.concatenate((first, second))
     shares = not bool(((both < 0) | (both > 1)).any())
     return mean(first - second, seed, clusters, Interval(-1.0, 1.0) if shares else None)
-
-
-def expected_calibration_error(p: Values, y: Values, bins: int = 15) -> float:
-    """Return sum_b |B_b|/n * |mean p in B_b - mean y in B_b| over bins of equal width on [0, 1].
-
-    `p` is a predicted probability, `y` the outcome in {0, 1}; pairs with a NaN are left out.
-
-    Raises:
-        DataError: lengths that differ, a p outside [0, 1], or nothing scored.
-
-    References:
-        Guo et al. 2017, arXiv 1706.04599, equation 3.
-    """
-    predicted, outcome = _array(p), _array(y)
-    if len(predicted) != len(outcome):
-        raise DataError("an outcome for each prediction", f"{len(predicted)} and {len(outcome)}", "pair them")
-    keep = ~(np.isnan(predicted) | np.isnan(outcome))
-    predicted, outcome = _require(predicted[keep]), outcome[keep]
-    if predicted.min() < 0 or predicted.max() > 1:
-        raise DataError("p in [0, 1]", f"{predicted.min()} to {predicted.max()}", "give probabilities, not log-odds")
-    index = np.minimum((predicted * bins).astype(int), bins - 1)
-    gaps = np.bincount(index, weights=predicted - outcome, minlength=bins)
-    return float(np.abs(gaps).sum() / len(predicted))
 
 
 def _z2(confidence: float = 0.95) -> float:
@@ -266,20 +214,25 @@ def _labels(clusters: Clusters, n: int, side: str) -> list[Hashable]:
     return list(clusters) if clusters is not None else [(side, i) for i in range(n)]
 
 
-def _families(clusters: Clusters, n: int) -> tuple[NDArray[np.int64], int]:
-    """Return the family's index of each item, and the number of families."""
+def family_indices(clusters: Clusters, n: int) -> tuple[NDArray[np.int64], int]:
+    """Return the family's index of each item, and the number of families; without clusters each item is its own."""
     if clusters is None:
         return np.arange(n), n
     place = {label: i for i, label in enumerate(dict.fromkeys(clusters))}
     return np.array([place[label] for label in clusters], dtype=np.int64), len(place)
 
 
-def _counts(rng: np.random.Generator, k: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:
-    """Return how often each of k families is drawn in each resample."""
+def family_counts(rng: np.random.Generator, k: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:
+    """Return how often each of k families is drawn in each resample: whole families, since items of one are not independent.
+
+    References:
+        Efron, Tibshirani 1993, chapter 13; Davison, Hinkley 1997, section 3.8 (clusters).
+    """
     return rng.multinomial(k, np.full(k, 1 / k), size=resamples)
 
 
-def _percentiles(drawn: Floats, confidence: float = 0.95) -> Interval:
+def percentile_interval(drawn: Floats, confidence: float = 0.95) -> Interval:
+    """Return the middle `confidence` of what resamples gave."""
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
 

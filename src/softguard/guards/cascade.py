@@ -46,6 +46,12 @@ class Cascade:
         sizes = [getattr(g, "num_parameters", None) for g in (self._first, self._then)]
         return None if None in sizes else sum(s for s in sizes if s is not None)
 
+    @property
+    def category_names(self) -> frozenset[str] | None:
+        """Both guards' categories; None where one does not say."""
+        names = [getattr(g, "category_names", None) for g in (self._first, self._then)]
+        return None if None in names else frozenset().union(*(n for n in names if n is not None))
+
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return one verdict for each conversation, in order: the first guard's where it is sure, else the second's."""
         verdicts = self._first.judge(conversations)

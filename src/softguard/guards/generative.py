@@ -101,6 +101,11 @@ class GenerativeGuard:
         """The number of weights."""
         return self.lm.num_parameters()
 
+    @property
+    def category_names(self) -> frozenset[str] | None:
+        """The categories that the model names; None where its family names none."""
+        return None if self.family.categories is None else frozenset(self.family.categories.names.values())
+
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return one verdict for each conversation, in order; scores are rounded to 5 digits (see `MiniGuard.judge`)."""
         parts = [conversations[start : start + _TOGETHER] for start in range(0, len(conversations), _TOGETHER)]

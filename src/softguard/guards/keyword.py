@@ -20,6 +20,7 @@ class KeywordGuard:
     name = "keyword"
     fingerprint = "keyword-1"
     num_parameters = 0
+    category_names = frozenset({"alarming_word"})
 
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return p_safe 0.02 or 0.98; an empty prompt is ungraded."""

@@ -110,6 +110,11 @@ class MiniGuard:
         """Return the length of each pass over a pair: one reads it, one the prompt beside a fixed refusal (`head_logits`)."""
         return tuple(self._encoder.length(prompt_tokens, tokens) for tokens in (answer_tokens, self._encoder.refusal_tokens))
 
+    @property
+    def category_names(self) -> frozenset[str]:
+        """The categories that its verdicts score."""
+        return frozenset(HEADS) - {"unsafe"}
+
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return one verdict for each conversation, in order; ungraded, with the reason, where there is no prompt.
 

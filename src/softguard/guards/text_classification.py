@@ -66,6 +66,11 @@ class TextClassifier:
         """The number of weights."""
         return int(self._network.num_parameters())
 
+    @property
+    def category_names(self) -> frozenset[str]:
+        """The unsafe labels."""
+        return frozenset(self._unsafe)
+
     @torch.inference_mode()
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return one verdict for each conversation, in order; each unsafe label's probability is a category."""

@@ -9,20 +9,26 @@ from softguard.models.hardware import fast_dtype, processor_name
 from softguard.models.language_model import LanguageModel
 from softguard.models.loading import best_device, load_model
 from softguard.models.sampling import Generation, sample
-from softguard.models.scoring import ResponseStates, next_token_logits, refusal_log_odds, response_states
+from softguard.models.scoring import ResponseStates, block_states, next_token_logits, refusal_log_odds, response_states
+from softguard.models.shared_prefix import key_values
+from softguard.models.streaming import KnownPrefix, stream
 
 __all__ = [
     "ChatRenderer",
     "Generation",
+    "KnownPrefix",
     "LanguageModel",
     "RenderedPrompt",
     "ResponseStates",
     "best_device",
+    "block_states",
     "fast_dtype",
+    "key_values",
     "load_model",
     "next_token_logits",
     "processor_name",
     "refusal_log_odds",
     "response_states",
     "sample",
+    "stream",
 ]

@@ -2,7 +2,7 @@
 
 Query heads that share a key head are stacked along the length, so that one product serves them all: SmolLM2 (9 heads on 3) would
 copy its whole cache three times for each token.
-Registered with transformers as "grouped"; the same numbers as "eager" up to rounding.
+Registered with transformers as "grouped"; the same numbers as "eager" up to rounding. Here too is how far each layer looks back.
 """
 
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
+
+from softguard.errors import CompatibilityError
 
 GROUPED = "grouped"
 
@@ -24,6 +26,7 @@ def grouped_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Return the attended values, B x T x H x d, as transformers' attention functions do.
@@ -37,7 +40,13 @@ def grouped_attention(
         scaling: of the products, 1 / sqrt(d) by default.
         dropout: must be 0, since frozen models run in evaluation mode.
         softcap: Gemma 2's bound on the scores.
+        s_aux: the learned sinks of GPT-OSS, which this kernel does not know.
+
+    Raises:
+        CompatibilityError: a model with attention sinks.
     """
+    if s_aux is not None:
+        raise CompatibilityError("attention without learned sinks", type(module).__name__, "set model.attention to eager")
     assert not dropout
     rows, heads, length, width = query.shape
     groups = key.shape[1]
@@ -56,6 +65,18 @@ def attention_for(config: Any, chosen: str) -> str:
     """Return `chosen`, or "eager" where "grouped" has nothing to save: every head has keys of its own."""
     heads, groups = getattr(config, "num_attention_heads", 1), getattr(config, "num_key_value_heads", None)
     return "eager" if chosen == GROUPED and (groups is None or groups == heads) else chosen
+
+
+def layer_windows(config: Any) -> tuple[int | None, ...]:
+    """Return over how many positions each layer looks back, itself included; None where it sees all.
+
+    By `layer_types` where the config has them. A config without (Phi-3, Mistral) means its `sliding_window` for all its layers.
+    """
+    sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    fallback = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    kinds = getattr(config, "layer_types", None) or [fallback] * config.num_hidden_layers
+    found = (getattr(config, sizes[kind], None) if kind in sizes else None for kind in kinds)
+    return tuple(int(size) if size else None for size in found)
 
 
 AttentionInterface.register(GROUPED, grouped_attention)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from softguard.core import Conversation
-from softguard.errors import CompatibilityError
+from softguard.errors import CompatibilityError, DataError
 
 Slot = Literal["front", "after_bos", "system", "after_user"]
 _SYSTEM_PROBE, _USER_PROBE, _ANSWER_PROBE = "SYSTEMPROBE", "USERPROBE", "ANSWERPROBE"
@@ -51,10 +51,19 @@ class ChatRenderer:
         self._tokenizer = tokenizer
 
     def render(self, conversation: Conversation) -> RenderedPrompt:
-        """Return the prompt for the next assistant turn."""
-        messages = conversation.to_dicts()
-        closed = self._text(messages, False)
-        text = self._text(messages, True)
+        """Return the prompt for the next assistant turn, and for one that has been begun what is there of it.
+
+        Raises:
+            DataError: turns that the template does not take.
+        """
+        begun = conversation.response
+        messages = conversation.request.to_dicts()
+        try:
+            closed, text = self._text(messages, False), self._text(messages, True)
+        except TemplateError as error:
+            raise DataError(
+                "turns that the model's chat template takes", str(error)[:160], "change their order or roles"
+            ) from error
         if not text.startswith(closed):
             raise CompatibilityError("a template that appends the assistant header", "another", "report this template")
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -62,15 +71,20 @@ class ChatRenderer:
         starts = [start for start, _ in encoded["offset_mapping"]]
         bos = self._tokenizer.bos_token_id
         has_bos = bos is not None and ids[0] == bos and text.startswith(self._tokenizer.bos_token)
-        slots = {"front": 0, "after_bos": 1 if has_bos and not self._bos_opens_turns else 0}
+        slots = {"front": 0, "after_bos": 1 if has_bos and not self.bos_opens_turns else 0}
         for slot, index in (("after_user", len(closed)), ("system", self._system_end(messages, text))):
             if index is not None and index in starts:
                 slots[slot] = starts.index(index)
-        return RenderedPrompt(ids, slots)
+        return RenderedPrompt((*ids, *self.encode_response(begun)) if begun else ids, slots)
 
     def encode_response(self, text: str) -> list[int]:
         """Return the ids of an answer's text, without the turn's end."""
         return [int(i) for i in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether a token may change the text of those before it: spaces before punctuation are cleaned up."""
+        return bool(getattr(self._tokenizer, "clean_up_tokenization_spaces", False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of an answer's ids."""
@@ -82,18 +96,18 @@ class ChatRenderer:
         return text
 
     @cached_property
-    def _bos_opens_turns(self) -> bool:
+    def bos_opens_turns(self) -> bool:
         """Whether BOS is the turn-opening token itself (ChatML in SmolLM2), so that there is no BOS to stand after."""
         text = self._text([{"role": "user", "content": _USER_PROBE}], True)
         return text.count(self._tokenizer.bos_token or "\0") > 1
 
     @cached_property
-    def _user_opening(self) -> str:
+    def user_opening(self) -> str:
         """What the template writes before the content of a first user turn, a system turn of its own included."""
         return self._text([{"role": "user", "content": _USER_PROBE}], False).split(_USER_PROBE, 1)[0]
 
     @cached_property
-    def _around_system(self) -> tuple[str, str] | None:
+    def around_system(self) -> tuple[str, str] | None:
         """What the template writes before the system's content and between it and the user's; None where it takes none."""
         try:
             text = self._text([{"role": "system", "content": _SYSTEM_PROBE}, {"role": "user", "content": _USER_PROBE}], False)
@@ -109,14 +123,14 @@ class ChatRenderer:
 
     def _system_end(self, messages: list[dict[str, str]], text: str) -> int | None:
         """Return where the system's content ends, given or the template's own; None where the prompt has no system turn."""
-        if self._around_system is None:
+        if self.around_system is None:
             return None
-        before, after = self._around_system
+        before, after = self.around_system
         if messages[0]["role"] == "system":
             start = len(before) + len(messages[0]["content"].strip())
         else:
-            start = len(self._user_opening) - len(after)
-            if start < len(before) or not text.startswith(self._user_opening):
+            start = len(self.user_opening) - len(after)
+            if start < len(before) or not text.startswith(self.user_opening):
                 return None
         index = text.find(after, start) if text.startswith(before) else -1
         return None if index < 0 else index

@@ -1,15 +1,16 @@
 """A frozen causal language model with its tokenizer, split where training needs it: embedding, body, head."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from softguard.core.head import Head
 from softguard.errors import CompatibilityError
+from softguard.models.attention import layer_windows
 from softguard.models.chat import turn_end
 
 
@@ -22,6 +23,8 @@ class LanguageModel:
         tokenizer: its fast tokenizer.
         reference: how the user named it.
         fingerprint: sha256 of the source that it was loaded from, with dtype: part of every cache key.
+        prefix: keys and values for each layer, each 1 x heads x P x width, that stand before every sequence in positions 0 to
+            P - 1: what an adapter of learned keys and values adds. Empty in a base model.
     """
 
     network: Any
@@ -29,6 +32,7 @@ class LanguageModel:
     reference: str
     fingerprint: str
     licence: str | None = None
+    prefix: tuple[tuple[Tensor, Tensor], ...] = field(default=(), compare=False, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -58,13 +62,30 @@ class LanguageModel:
         return int(self.embedding_weight.shape[1])
 
     @property
+    def context(self) -> int | None:
+        """The most positions that a sequence may have; None where the model does not say."""
+        found = getattr(self.network.config, "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    @property
     def window(self) -> float:
         """The smallest number of positions that a layer looks back, infinite where every layer sees all."""
-        config = self.network.config
-        kinds = getattr(config, "layer_types", None) or ()
-        sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-        used = [getattr(config, size, None) for kind, size in sizes.items() if kind in kinds]
-        return min((float(size) for size in used if size), default=float("inf"))
+        return min((float(size) for size in layer_windows(self.network.config) if size), default=float("inf"))
+
+    @property
+    def prefix_positions(self) -> int:
+        """Positions that `prefix` holds."""
+        return self.prefix[0][0].shape[2] if self.prefix else 0
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The network's blocks, in order."""
+        count = self.network.config.num_hidden_layers
+        for child in self.network.base_model.children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return child
+        found = type(self.network).__name__
+        raise CompatibilityError(f"a model with a list of its {count} blocks", found, "choose another model or adapter")
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

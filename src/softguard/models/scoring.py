@@ -57,15 +57,16 @@ def response_states(
     What all prompts begin with is run once (`shared_prefix`), and responses of one prompt share its pass (`_Tree`). An empty
     response has no states.
     """
-    sharing = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True)) < lm.window / 2  # a tree may hold two
+    longest = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    sharing = lm.prefix_positions + 2 * longest < lm.window  # a tree may hold two
     prefix = SharedPrefix.run(lm, prompts if sharing else (), virtual_tokens)
     members: dict[tuple[object, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         members.setdefault(tuple(prompt) if sharing else (i,), []).append(i)
-    trees = [_Tree.grow(prompts[of[0]][prefix.length :], [responses[i] for i in of], of) for of in members.values()]
+    trees = [_Tree.grow(prompts[of[0]][prefix.ids :], [responses[i] for i in of], of) for of in members.values()]
     parts: dict[int, Tensor] = {}
     for batch in token_budget_batches([len(t.ids) for t in trees], token_budget):
-        parts |= _run_trees(lm, [trees[i] for i in batch], prefix, virtual_tokens)
+        parts |= _run_trees(lm, [trees[i] for i in batch], prefix, virtual_tokens, sharing)
     device = lm.device
     return ResponseStates(
         states=torch.cat([parts[i] for i in range(len(prompts))]),
@@ -104,9 +105,9 @@ class _Tree:
 
 
 def _run_trees(
-    lm: LanguageModel, trees: Sequence[_Tree], prefix: SharedPrefix, virtual_tokens: Tensor | None
+    lm: LanguageModel, trees: Sequence[_Tree], prefix: SharedPrefix, virtual_tokens: Tensor | None, sharing: bool
 ) -> dict[int, Tensor]:
-    """Return the output states of one batch of trees by response number."""
+    """Return the output states of one batch of trees by response number. Without `sharing` the model makes its own masks."""
     width, device = max(len(t.ids) for t in trees), lm.device
 
     def padded(values: Sequence[list[int]], fill: int) -> Tensor:
@@ -115,7 +116,7 @@ def _run_trees(
     inputs: dict[str, Any] = {"use_cache": False}
     if prefix.length:
         inputs = {"use_cache": True, "past_key_values": prefix.cache(lm, len(trees))}
-    if prefix.length or any(len(t.outputs) > 1 for t in trees):
+    if sharing and (prefix.length or any(len(t.outputs) > 1 for t in trees)):
         branch = padded([t.branch for t in trees], 0)
         seen = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
         seen &= torch.ones(width, width, dtype=torch.bool, device=device).tril()
@@ -171,3 +172,26 @@ def refusal_log_odds(
         if progress:
             progress(done, len(prompts))
     return out
+
+
+@torch.inference_mode()
+def block_states(lm: LanguageModel, prompts: Sequence[Sequence[int]], layer: int, *, token_budget: int = 4096) -> Tensor:
+    """Return the output of block `layer` (from 0) at the last position of each prompt, N x D float32."""
+    out: list[Tensor | None] = [None] * len(prompts)
+    seen: list[Tensor] = []
+
+    def keep(module: object, inputs: object, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = lm.blocks[layer].register_forward_hook(keep)
+    try:
+        for batch in token_budget_batches([len(p) for p in prompts], token_budget):
+            width = max(len(prompts[i]) for i in batch)
+            ids = torch.tensor([[*prompts[i], *[0] * (width - len(prompts[i]))] for i in batch], device=lm.device)
+            lm.body(inputs_embeds=lm.embed(ids), use_cache=False)
+            states = seen.pop()
+            for row, i in enumerate(batch):
+                out[i] = states[row, len(prompts[i]) - 1].float()
+    finally:
+        handle.remove()
+    return torch.stack([o for o in out if o is not None])

@@ -2,6 +2,7 @@
 
 Virtual tokens in front and the system turn are the same in every request, so a batch of N rows pays for them once instead of
 N times, forwards and backwards (gradients of all rows meet in the one copy). The same numbers up to rounding.
+Keys and values that a model holds ready (`LanguageModel.prefix`) stand before it and cost no pass at all.
 """
 
 from collections.abc import Sequence
@@ -28,23 +29,41 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return length if length >= SHORTEST else 0
 
 
+@torch.no_grad()
+def key_values(lm: LanguageModel, ids: Sequence[int], virtual_tokens: Tensor | None = None) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return the keys and values of a sequence from position 0 on, 1 x heads x length x width for each layer."""
+    cache = DynamicCache(config=lm.network.config)
+    given = torch.tensor([list(ids)], device=lm.device)
+    lm.body(inputs_embeds=lm.embed(given, virtual_tokens), past_key_values=cache, use_cache=True)
+    return tuple((layer.keys, layer.values) for layer in cache.layers)
+
+
 @dataclass(frozen=True)
 class SharedPrefix:
-    """Keys and values of one prefix, 1 x heads x length x width for each layer; `length` 0 holds none."""
+    """Keys and values of one prefix, 1 x heads x length x width for each layer; `length` 0 holds none.
 
-    length: int
+    Attributes:
+        length: positions.
+        ids: how many of them come of the prompts' first ids; the others are the model's own `prefix`.
+        layers: keys and values.
+    """
+
+    length: int = 0
+    ids: int = 0
     layers: tuple[tuple[Tensor, Tensor], ...] = ()
 
     @classmethod
     def run(cls, lm: LanguageModel, prompts: Sequence[Sequence[int]], virtual_tokens: Tensor | None) -> "SharedPrefix":
-        """Return the prefix that `prompts` share; gradients flow to `virtual_tokens` where enabled."""
-        length = common_prefix(prompts)
-        if not length or length >= lm.window:
-            return cls(0)
-        ids = torch.tensor([list(prompts[0][:length])], device=lm.device)
-        cache = DynamicCache(config=lm.network.config)
+        """Return the model's own prefix with what `prompts` share; gradients flow to it and to `virtual_tokens` where enabled."""
+        held = tuple((keys.to(lm.dtype), values.to(lm.dtype)) for keys, values in lm.prefix)
+        own = cls(lm.prefix_positions, 0, held)
+        shared = common_prefix(prompts)
+        if not shared or own.length + shared >= lm.window:
+            return own
+        ids = torch.tensor([list(prompts[0][:shared])], device=lm.device)
+        cache = own.cache(lm, 1)
         lm.body(inputs_embeds=lm.embed(ids, virtual_tokens), past_key_values=cache, use_cache=True)
-        return cls(length, tuple((layer.keys, layer.values) for layer in cache.layers))
+        return cls(own.length + shared, shared, tuple((layer.keys, layer.values) for layer in cache.layers))
 
     def cache(self, lm: LanguageModel, rows: int) -> DynamicCache:
         """Return a cache that begins with this prefix in each of `rows` rows."""

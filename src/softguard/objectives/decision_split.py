@@ -1,16 +1,21 @@
-"""The decision-split loss: whether to refuse, apart from what to say (`objective-notes`, idea 2).
+"""The decision-split loss: whether to refuse, apart from what to say (`docs/objectives.md`).
 
 L = BCE(pi, rho) + lambda (1-pi) mean_t KL(p_t, q_t) + mu pi mean_{t>=2} -log q(y_r,t) + kappa L_rank,
 
 with pi = 1 - alpha, rho = q(S|x), and S removed and the rest renormalised at t = 1. lambda = T_y, mu = T_r - 1 give the
 sequence KL back. The ranking term L_rank = mean_{pi_i > pi_j} softplus(d_ij - s_i + s_j), d_ij = min(margin, logit pi_i -
 logit pi_j), is blind to a common shift of s: "refuse all" cannot win it.
+
+References:
+    Ours; the sequence KL that it splits is KL-DiSP of Alfarra et al. 2026, arXiv 2606.09388. The ranking term is RankNet's with a
+    margin (Burges et al. 2005, ICML, eq. 3).
 """
 
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -47,31 +52,31 @@ class DecisionSplit:
 
     def __call__(self, batch: ObjectiveInput) -> ObjectiveOutput:
         """Return the mean over rows, with the parts in the log."""
-        c, rows = self._config, len(batch.alpha)
+        c, rows, outcomes = self._config, len(batch.alpha), batch.outcomes
         pi = 1 - batch.alpha
-        s = refusal_log_odds(batch.first_logits, batch.refusal_token)
+        begins = outcomes.begins(rows, batch.first_logits.shape[1])
+        refusing = torch.logsumexp(batch.first_logits.masked_fill(~begins, -torch.inf), -1)
+        s = refusing - torch.logsumexp(batch.first_logits.masked_fill(begins, -torch.inf), -1)
+        # Which outcome, given that it is not y: nothing where there is one.
+        which = refusing[outcomes.row] - batch.first_logits[outcomes.row, outcomes.token]
         decision = F.binary_cross_entropy_with_logits(s, pi, reduction="none")
+        decision = decision + outcomes.sum_by_row(weighted(outcomes.weight, which), rows)
         answer, refusal = batch.answer, batch.refusal
-        kept = answer.mean_by_row(answer.divergence("forward_kl", first_without=batch.refusal_token), rows)
-        later = refusal.position > 0
+        kept = answer.mean_by_row(answer.divergence("forward_kl", first_without=outcomes), rows)
+        later, many = refusal.position > 0, len(outcomes.weight)
         nll = torch.where(later, -refusal.log_probs(), 0.0)
-        said = refusal.sum_by_row(nll, rows) / refusal.sum_by_row(later.float(), rows).clamp(min=1)
-        loss = decision + c.answer_weight * weighted(1 - pi, kept) + c.refusal_weight * weighted(pi, said)
+        said = refusal.sum_by_row(nll, many) / refusal.sum_by_row(later.float(), many).clamp(min=1)
+        instead = outcomes.sum_by_row(weighted(outcomes.weight, said), rows)
+        loss = decision + c.answer_weight * weighted(1 - pi, kept) + c.refusal_weight * instead
         rank = ranking_loss(s, pi, c.margin)
         total = loss.mean() + c.ranking_weight * rank
         benign = pi < 0.5
-        figures = {"decision": decision.mean(), "refusal": said[pi >= 0.5].mean(), "ranking": rank}
+        figures = {"decision": decision.mean(), "refusal": said[pi[outcomes.row] >= 0.5].mean(), "ranking": rank}
         figures["answer"] = kept[benign].mean()
         return ObjectiveOutput(total, {k: float(v.detach()) for k, v in figures.items() if not torch.isnan(v)})
 
 
-def refusal_log_odds(logits: Tensor, token: int) -> Tensor:
-    """Return s = log rho - log(1-rho) for rows of logits, B."""
-    others = logits.index_fill(1, torch.tensor([token], device=logits.device), -torch.inf)
-    return logits[:, token] - torch.logsumexp(others, -1)
-
-
-def ranking_loss(s: Tensor, pi: Tensor, margin: float) -> Tensor:
+def ranking_loss(s: Float[Tensor, " rows"], pi: Float[Tensor, " rows"], margin: float) -> Float[Tensor, ""]:
     """Return mean softplus(d_ij - s_i + s_j) over pairs with pi_i - pi_j > 1/2; 0 where there is no such pair."""
     logit = torch.logit(pi.clamp(1e-6, 1 - 1e-6))
     distance = (logit[:, None] - logit[None]).clamp(max=margin)

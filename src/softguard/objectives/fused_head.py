@@ -20,7 +20,7 @@ from softguard.errors import CompatibilityError, DataError
 
 ByLogit = Callable[[], Tensor]
 """Gives the gradient of a row's figure with respect to its logits; it may use up what the figure was made of."""
-Figure = Literal["log_prob", "total_variation", "forward_kl", "reverse_kl", "jensen_shannon"]
+Figure = Literal["log_prob", "total_variation", "forward_kl", "reverse_kl", "jensen_shannon", "tempered_total_variation"]
 
 CHUNK_LOGITS = 2**21
 """Logits of a chunk: some forty positions of a vocabulary of 49 thousand, eight of 262 thousand; some six buffers of 8 MiB."""
@@ -42,7 +42,8 @@ def token_figures(
     states: Tensor,
     targets: Tensor,
     teacher_states: Tensor | None = None,
-    omit: tuple[Tensor, int] | None = None,
+    omit: tuple[Tensor, Tensor] | None = None,
+    exponent: float = 1.0,
 ) -> TokenFigures:
     """Return one figure per position, differentiable once with respect to `states`.
 
@@ -52,8 +53,9 @@ def token_figures(
         states: N x D, the student's.
         targets: N, the tokens.
         teacher_states: N x D, the base model's; not needed for "log_prob".
-        omit: (rows, token): in the marked rows (N bool) both distributions are taken without this token and renormalised.
-            The log-probabilities of the targets are of the whole distribution all the same.
+        omit: (indices, tokens), M each: at each of these indices both distributions are taken without that token and
+            renormalised. The log-probabilities of the targets are of the whole distribution all the same.
+        exponent: k of "tempered_total_variation", in (0, 1].
 
     Raises:
         DataError: a divergence without the teacher's states, or with states of another shape.
@@ -70,7 +72,7 @@ def token_figures(
         raise CompatibilityError("a frozen head", "one that learns", "freeze it, or take `divergences` on its logits")
     if not torch.is_grad_enabled():
         states = states.detach()  # `needs_input_grad` does not ask whether gradients are enabled
-    values, log_probs = _TokenFigures.apply(states, figure, head, targets, teacher_states, omit)  # type: ignore[no-untyped-call]
+    values, log_probs = _TokenFigures.apply(states, figure, head, targets, teacher_states, omit, exponent)  # type: ignore[no-untyped-call]
     return TokenFigures(values, log_probs)
 
 
@@ -83,7 +85,8 @@ class _TokenFigures(torch.autograd.Function):
         head: Head,
         targets: Tensor,
         teacher_states: Tensor | None,
-        omit: tuple[Tensor, int] | None,
+        omit: tuple[Tensor, Tensor] | None,
+        exponent: float,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.float64 if states.dtype == torch.float64 else torch.float32
         values, log_probs = (torch.empty(len(states), dtype=wide, device=states.device) for _ in range(2))
@@ -103,12 +106,17 @@ class _TokenFigures(torch.autograd.Function):
                 values[rows], by_logit = _log_prob(logits.sub_(normaliser[:, None]), chosen)
             else:
                 teacher = head.logits(teacher_states[rows])
-                if omit is not None and omit[0][rows].any():
-                    where = omit[0][rows]
-                    logits[where, omit[1]] = teacher[where, omit[1]] = _OMITTED
+                inside = None if omit is None else (omit[0] >= start) & (omit[0] < start + chunk)
+                if omit is not None and inside is not None and inside.any():
+                    where = (omit[0][inside] - start, omit[1][inside])
+                    logits[where] = teacher[where] = _OMITTED
                     normaliser = torch.logsumexp(logits, 1)
                 log_p = teacher.sub_(torch.logsumexp(teacher, 1, keepdim=True))
-                values[rows], by_logit = _DIVERGENCES[figure](logits.sub_(normaliser[:, None]), log_p)
+                log_q = logits.sub_(normaliser[:, None])
+                if figure == "tempered_total_variation":
+                    values[rows], by_logit = _tempered_total_variation(log_q, log_p, exponent)
+                else:
+                    values[rows], by_logit = _DIVERGENCES[figure](log_q, log_p)
             if gradient is not None:
                 slopes = by_logit() if slope is None else by_logit() * slope
                 gradient[rows] = (slopes if head.scale == 1.0 else slopes * head.scale).to(head.weight.dtype) @ head.weight
@@ -120,7 +128,7 @@ class _TokenFigures(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (gradient * incoming[0][:, None].to(gradient.dtype), *[None] * 5)
+        return (gradient * incoming[0][:, None].to(gradient.dtype), *[None] * 6)
 
 
 def _log_prob(log_q: Tensor, chosen: Tensor) -> tuple[Tensor, ByLogit]:
@@ -160,6 +168,19 @@ def _jensen_shannon(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, ByLogit]:
     from_q = (q * own).sum(1)
     from_p = (log_p.exp() * log_m.neg_().add_(log_p)).sum(1)
     return (0.5 * (from_q + from_p)).clamp_(min=0.0), lambda: own.sub_(from_q[:, None]).mul_(q).mul_(0.5)
+
+
+def _tempered_total_variation(log_q: Tensor, log_p: Tensor, exponent: float) -> tuple[Tensor, ByLogit]:
+    p = log_p.exp()
+    gap = log_p.neg_().add_(log_q).clamp_(max=0.0)  # log min(1, q/p)
+    short = gap < 0
+    value = (p * torch.expm1(exponent * gap).neg_()).sum(1) / exponent
+
+    def by_logit() -> Tensor:
+        pull = gap.mul_(exponent).exp_().mul_(p).mul_(short)
+        return log_q.exp_().mul_(pull.sum(1, keepdim=True)).sub_(pull)
+
+    return value, by_logit
 
 
 _DIVERGENCES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, ByLogit]]] = {

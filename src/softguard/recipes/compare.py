@@ -7,6 +7,7 @@ from typing import Any
 from softguard.errors import RunError
 from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.recipes.answers import FOLDER
+from softguard.recipes.suites import summaries_of
 from softguard.runs import RunDir
 
 _SAME_MEASUREMENT = (
@@ -32,8 +33,7 @@ def compare_runs(paths: Sequence[Path]) -> EvaluationSummary:
         RunError: a run without an evaluation.
     """
     paths = list(dict.fromkeys(paths))
-    folders = [p.name for p in paths]
-    names = [p.name if folders.count(p.name) == 1 else str(p) for p in paths]
+    names = _names(paths)
     rows: list[SystemResult] = []
     limits: list[str] = []
     first: dict[str, Any] = {}
@@ -55,6 +55,34 @@ def compare_runs(paths: Sequence[Path]) -> EvaluationSummary:
             elif measured is first:
                 rows.append(system)
     return EvaluationSummary(suite="compared runs", systems=rows, limits=limits)
+
+
+def compare_suites(paths: Sequence[Path]) -> list[EvaluationSummary]:
+    """Return a summary for each measurement of a suite that every run has: the shared systems once, then each run's student.
+
+    Measurements are the same where their folders' names are: the hash names prompts, wrappers, judges and models.
+    """
+    paths = list(dict.fromkeys(paths))
+    found = {path: dict(summaries_of(RunDir.open(path))) for path in paths}
+    shared = [folder for folder in found[paths[0]] if all(folder in found[p] for p in paths)] if paths else []
+    out = []
+    for folder in shared:
+        first = found[paths[0]][folder]
+        rows = [s for s in first.systems if s.system != "student"]
+        for path, name in zip(paths, _names(paths), strict=True):
+            student = found[path][folder].system("student")
+            if student is not None:
+                rows.append(student.model_copy(update={"system": f"student:{name}", "label": f"{student.title} {name}"}))
+        out.append(
+            EvaluationSummary(suite=first.suite, systems=rows, limits=[x for x in first.limits if not x.startswith("Power")])
+        )
+    return out
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return what tells runs apart: their folder, or their path where folders share a name."""
+    folders = [p.name for p in paths]
+    return [p.name if folders.count(p.name) == 1 else str(p) for p in paths]
 
 
 def _measurement(run: RunDir, summary: EvaluationSummary) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from softguard.adapters import ADAPTERS, SoftPromptConfig
+from softguard.adapters import ADAPTERS, Fitted, SoftPromptConfig
 from softguard.core import REFUSAL_TEXT
 from softguard.errors import ConfigError, SourceError
 from softguard.models import best_device, fast_dtype
@@ -71,6 +71,7 @@ class TeacherConfig(BaseModel):
     temperature: float = Field(1.0, ge=0, description="1 is the method's p(y|x); greedy drafts sharpen the student")
     seed: int = Field(0, ge=0, description="of the drafts")
     refusal_text: str = Field(REFUSAL_TEXT, min_length=2, description="y_r")
+    policy: str = Field("", description="TOML file: what becomes of an answer by the guard's category; empty refuses them all")
 
 
 class DataConfig(BaseModel):
@@ -199,9 +200,11 @@ def _explained(error: ValidationError) -> ConfigError:
 
 def _nearest(where: str) -> str:
     """Return a hint for an unknown key: what it goes with, the key that it resembles, or where all keys are."""
-    listed = {s.key: s for s in describe_settings()}
+    listed: dict[str, set[str]] = {}
+    for setting in describe_settings():
+        listed.setdefault(setting.key, set()).update(setting.only_for)
     if where in listed:
-        return f"it goes with objective.kind = {', '.join(sorted(listed[where].only_for))}"
+        return f"it goes with {where.split('.')[0]}.kind = {', '.join(sorted(listed[where]))}"
     leaves = {key.rsplit(".", 1)[-1]: key for key in listed}
     near = get_close_matches(where, [*listed, *Config.model_fields], n=1, cutoff=0.75)
     near = near or [leaves[leaf] for leaf in get_close_matches(where.rsplit(".", 1)[-1], leaves, n=1)]
@@ -224,7 +227,7 @@ def resolved(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Setting:
-    """One key that `--set` takes. `only_for`: the kinds of objective that have it, empty where all runs do."""
+    """One key that `--set` takes. `only_for`: the kinds of adapter or objective that have it, empty where all runs do."""
 
     key: str
     type: str
@@ -235,8 +238,9 @@ class Setting:
     def line(self) -> str:
         """Return the setting as a line of TOML that gives it its default; a comment where the default config lacks it."""
         value = "" if self.default is None else f" = {json.dumps(self.default, ensure_ascii=False)}"
-        goes = f", with objective.kind {' | '.join(self.only_for)}" if self.only_for else ""
-        there = "[]" not in self.key and (not self.only_for or Config().objective.kind in self.only_for)
+        whose = self.key.split(".")[0]
+        goes = f", with {whose}.kind {' | '.join(self.only_for)}" if self.only_for else ""
+        there = "[]" not in self.key and (not self.only_for or getattr(Config(), whose).kind in self.only_for)
         return f"{'' if there else '# '}{self.key}{value}  # {self.type}{goes}: {self.description}".removesuffix(": ")
 
 
@@ -302,6 +306,8 @@ def plan(config: Config) -> list[str]:
         learned = f"learns {count} virtual tokens of a width that is not known yet: {error}"
     if not count:
         learned = f"learns an adapter of kind {config.adapter.kind}"
+    if issubclass(ADAPTERS.get(config.adapter.kind), Fitted):
+        return [f"{learned}, which is fitted to the drafts: no objective, no steps", "one pass over the training prompts"]
     prompts, harmful = training.batch_size * training.accumulation, training.harmful_per_batch * training.accumulation
     seen = f"{training.steps} steps of {prompts} prompts, {harmful} of them harmful"
     return [learned, f"{seen}; validation every {training.validate_every} steps"]

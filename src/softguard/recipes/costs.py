@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,13 +51,16 @@ _TIMED = (
 )
 
 
-def added_positions(system: ModelSystem, lm: LanguageModel) -> Added:
-    """Return the positions that a system adds to a request, told apart by what two requests begin with alike."""
+def added_by(system: ModelSystem, lm: LanguageModel) -> Added:
+    """Return what a system adds to a request; positions are told apart by what two requests begin with alike."""
     requests = [Conversation.from_prompt(text) for text in ("a", "b")]
     own, plain = ([one.prompt_ids(r) for r in requests] for one in (system, ModelSystem("plain", lm)))
     alike = [next(i for i, (x, y) in enumerate(zip(*ids, strict=False)) if x != y) for ids in (own, plain)]
     front = alike[0] - alike[1]
-    return Added(front, len(own[0]) - len(plain[0]) - front)
+    with system.running() as student:
+        held = student.prefix_positions
+    weights = system.adapter.weights_per_token if system.adapter else 0
+    return Added(front, len(own[0]) - len(plain[0]) - front, held, weights)
 
 
 def added_costs(
@@ -84,7 +88,7 @@ def added_costs(
         found[name] = metrics.exact_value(float(figure), _COSTS[name], note)
 
     if isinstance(system, ModelSystem):
-        added = added_positions(system, lm)
+        added = added_by(system, lm)
         held = system.adapter.num_parameters if system.adapter else 0
         prompt = float(np.mean([len(render(r.conversation)) for r in rows]))
         extra = extra_per_generated_token(shape, REFERENCE_CONTEXT, added, prompt, answer_tokens)
@@ -112,7 +116,7 @@ def run_costs(path: Path, rounds: int, answer_tokens: int, report: Report) -> Co
     guard = load_guard(config.teacher.guard)
     work = GuardWork.of(guard)
     student, prompted = loaded.student(), _prompted(loaded)
-    added = {s.name: added_positions(s, lm) for s in (student, prompted)}
+    added = {s.name: added_by(s, lm) for s in (student, prompted)}
     numbers = Numbers(weight=lm.dtype.itemsize, cache=lm.dtype.itemsize)
     timings: list[Timing] = []
     if rounds:
@@ -126,7 +130,7 @@ def run_costs(path: Path, rounds: int, answer_tokens: int, report: Report) -> Co
         model=lm.reference,
         weight_bits=8 * lm.dtype.itemsize,
         answer_tokens=answer_tokens,
-        added={name: {"front": a.front, "after": a.after} for name, a in added.items()},
+        added={name: asdict(a) for name, a in added.items()},
         systems=system_costs(
             ModelShape.of(lm.network),
             student=added["student"],
@@ -173,16 +177,17 @@ def config_costs(
     else:
         todo = "name one of these, a Hugging Face config.json, or a folder with one"
         raise ConfigError(f"a model among {', '.join(named)}, or a config.json", repr(name_or_file), todo)
+    added = {"student": Added(front=virtual_tokens), "system_prompt": Added(front=system_tokens)}
     return CostReport(
         model=label,
         weight_bits=weight_bits,
         answer_tokens=answer_tokens,
-        added={"student": {"front": virtual_tokens, "after": 0}, "system_prompt": {"front": system_tokens, "after": 0}},
+        added={name: asdict(a) for name, a in added.items()},
         systems=system_costs(
             shape,
-            student=Added(front=virtual_tokens),
+            student=added["student"],
             adapter_parameters=virtual_tokens * shape.width,
-            system_prompt=Added(front=system_tokens),
+            system_prompt=added["system_prompt"],
             guard=None,
             guard_name="",
             answer_tokens=answer_tokens,

@@ -14,22 +14,24 @@ from typing import Any
 import torch
 
 from softguard import __version__
-from softguard.adapters import ADAPTERS, Adapter
+from softguard.adapters import ADAPTERS, Adapter, Fitted
+from softguard.core import Guard
 from softguard.data import PromptRow
-from softguard.errors import CompatibilityError
+from softguard.errors import CompatibilityError, DataError
 from softguard.evaluation.metrics import matched_threshold
 from softguard.evaluation.statistics import wilson_interval
 from softguard.guards import load_guard
 from softguard.models import LanguageModel, load_model, processor_name
-from softguard.objectives import OBJECTIVES
+from softguard.objectives import OBJECTIVES, Objective
 from softguard.recipes.config import Config, on_this_machine, resolved, validate_config
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts, take
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
-from softguard.teacher import GuardedSystem, TeacherCache, TeacherRecord, TeacherSettings
-from softguard.training import Example, train
+from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, TeacherSettings, load_policy
+from softguard.training import Example, check_same_tokenizer, fit, train
 
+POLICY_FILE = "policy.toml"
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with (stage, done, total, figures)."""
 
@@ -53,9 +55,40 @@ def load_parts(config: Config, data_dir: Path | None = None) -> Parts:
     if config.model.threads:
         torch.set_num_threads(config.model.threads)
     prompts = run_prompts(config.data, data_dir)
+    check_prompts(prompts)
+    guard = load_guard(config.teacher.guard)
+    policy = policy_of(config, guard)
     lm = load_base(config)
-    teacher = GuardedSystem(lm, load_guard(config.teacher.guard), config.teacher.refusal_text)
-    return Parts(config, lm, teacher, prompts)
+    return Parts(config, lm, GuardedSystem(lm, guard, config.teacher.refusal_text, policy), prompts)
+
+
+def policy_of(config: Config, guard: Guard, run: Path | None = None) -> Policy | None:
+    """Return the policy that a config names, a finished run's from its own copy; None where it names none.
+
+    Raises:
+        ConfigError: see `load_policy`.
+    """
+    if not config.teacher.policy:
+        return None
+    path = Path(config.teacher.policy) if run is None else run / POLICY_FILE
+    return load_policy(path, config.teacher.refusal_text, getattr(guard, "category_names", None))
+
+
+def check_prompts(prompts: RunPrompts) -> None:
+    """Raise where a run could not train or be validated, before a draft is sampled.
+
+    Raises:
+        DataError: training prompts of one kind, or validation prompts that lack a kind.
+    """
+    kinds = {"harmful" if row.label == "harmful" else "harmless" for row in prompts.train}
+    if len(kinds) != 2:
+        found = f"{len(prompts.train)} of one kind" if kinds else "none"
+        raise DataError("harmful and harmless training prompts", found, "name sets of both kinds in data.sets")
+    lacking = {"harmful", "look_alike", "benign"} - {row.label for row in prompts.validation}
+    if lacking:
+        raise DataError(
+            "validation prompts of each kind", f"no {', '.join(sorted(lacking))}", "name one of our sets in data.sets"
+        )
 
 
 def load_base(config: Config) -> LanguageModel:
@@ -77,8 +110,12 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     parts = load_parts(config, data_dir)
     adapter: Adapter = ADAPTERS.get(config.adapter.kind).create(config.adapter, parts.lm, config.training.seed)
     adapter.extend(parts.teacher.renderer.render(parts.prompts.train[0].conversation))  # raises where a slot is missing
+    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
+    check_objective(objective, config, parts)
     run = RunDir.create(out, resolved(config))
     _bind(run, provenance(parts))
+    if config.teacher.policy:
+        run.write_text(POLICY_FILE, Path(config.teacher.policy).read_text(encoding="utf-8"))
     started = time.perf_counter()
     teacher, rows = parts.teacher, parts.prompts
     told_apart = balanced(rows.validation, config.training.validation_prompts // 2, config.data.seed)
@@ -90,19 +127,28 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     train_examples = examples(parts, rows.train, "teacher: training drafts", report)
     drift_on = examples(parts, answered, "teacher: validation drafts", report)
     teacher_seconds = time.perf_counter() - started
-    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
     refusal_ids = [*teacher.renderer.encode_response(teacher.refusal_text), parts.lm.turn_end_id]
-    result = train(
-        parts.lm,
-        adapter,
-        objective,
-        [e for e, _ in train_examples],
-        (harmful, look_alike, [e for e, _ in drift_on]),
-        refusal_ids,
-        config.training,
-        out,
-        lambda step, steps, figures: report("training", step, steps, figures),
-    )
+    given, validation = [e for e, _ in train_examples], (harmful, look_alike, [e for e, _ in drift_on])
+
+    def shown_step(step: int, steps: int, figures: dict[str, float]) -> None:
+        report("training", step, steps, figures)
+
+    if isinstance(adapter, Fitted):
+        result = fit(parts.lm, adapter, given, validation, refusal_ids, config.training, out, shown_step)
+    else:
+        result = train(
+            parts.lm,
+            adapter,
+            objective,
+            given,
+            validation,
+            refusal_ids,
+            config.training,
+            out,
+            shown_step,
+            teacher,
+            lambda step, done, total: report(f"validation at step {step}", done, total, {}),
+        )
     adapter.save(out / "adapter", parts.lm)
     student = ModelSystem("student", parts.lm, adapter=adapter, refusal_text=teacher.refusal_text)
     benign = [r for r in rows.validation if r.label == "benign"]
@@ -113,6 +159,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         "threshold": calibrate(s, config.evaluation.over_refusal_target),
         "over_refusal_target": config.evaluation.over_refusal_target,
         "calibrated_on": f"{len(benign)} benign validation prompts",
+        "num_parameters": adapter.num_parameters,
         "best_step": result.best_step,
         "validation": result.best.to_dict(),
         "ungraded_drafts": len(rows.train) + len(answered) - len(train_examples) - len(drift_on),
@@ -145,7 +192,8 @@ def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report
         temperature=parts.config.teacher.temperature,
         seed=parts.config.teacher.seed,
     )
-    cache = TeacherCache(cache_dir() / "teacher", parts.teacher, settings)
+    refusals = "preference" in OBJECTIVES.get(parts.config.objective.kind)(parts.config.objective).needs
+    cache = TeacherCache(cache_dir() / "teacher", parts.teacher, settings, refusal_log_probs=refusals)
     # Each source has shards of its own, so that runs that share a source share its drafts.
     records: list[TeacherRecord] = []
     for source in sorted({r.source for r in rows}):
@@ -154,7 +202,23 @@ def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report
         records += cache.records([r.id for r in part], [r.conversation for r in part], progress)
     by_id = {r.id: r for r in rows}
     render = parts.teacher.renderer.render
-    return [(Example(render(by_id[k.id].conversation), k, by_id[k.id].label == "harmful"), by_id[k.id]) for k in records]
+    found = [(by_id[k.id], k) for k in records]
+    return [(Example(render(row.conversation), k, row.label == "harmful", row.conversation), row) for row, k in found]
+
+
+def check_objective(objective: Objective, config: Config, parts: Parts) -> None:
+    """Raise where an objective does not go with the teacher or the loop's settings, before a draft is sampled.
+
+    Raises:
+        CompatibilityError: see `check_fit`, which asks the same of the records.
+    """
+    check_same_tokenizer(parts.teacher.lm, parts.lm)
+    if "preference" in objective.needs and parts.teacher.policy is not None:
+        found = f"{config.objective.kind} with a policy"
+        raise CompatibilityError("a preference between y and one refusal", found, "take a distillation objective")
+    if "on_policy" in objective.needs and config.training.on_policy_fraction:
+        found = f"{config.objective.kind}, which samples every response"
+        raise CompatibilityError("training.on_policy_fraction with a distillation objective", found, "leave it at 0")
 
 
 def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
@@ -166,8 +230,8 @@ def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
     path = run.path / "provenance.json"
     if path.exists():
         before = json.loads(path.read_text())
-        for key in ("model", "guard", "training_prompts_sha256"):
-            if before.get(key) != made_by[key]:
+        for key in ("model", "guard", "training_prompts_sha256", "policy_sha256"):
+            if before.get(key) != made_by.get(key):
                 raise CompatibilityError(
                     f"the {key.removesuffix('_sha256').replace('_', ' ')} that the run in {run.path} began with",
                     "another",
@@ -195,9 +259,16 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "hardware": {"machine": platform.machine(), "processor": processor_name(), "threads": torch.get_num_threads()},
         "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
+        **_policy_hash(parts.config),
         "training_prompts": counts,
         "training_prompts_sha256": hashlib.sha256("\n".join(r.prompt for r in parts.prompts.train).encode()).hexdigest(),
     }
+
+
+def _policy_hash(config: Config) -> dict[str, str]:
+    """Return the hash of the policy file, where there is one."""
+    path = config.teacher.policy
+    return {"policy_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()} if path else {}
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,9 @@ def guarded_drift(p_safe: float, tokens: int) -> float:
 
 def answer_states(system: ModelSystem, rows: Sequence[PromptRow], responses: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return for each answer the states with which a system predicts its tokens, T x D."""
-    virtual = None if system.adapter is None else system.adapter.virtual_tokens()
-    scored = response_states(system.lm, [system.prompt_ids(r.conversation) for r in rows], responses, virtual)
+    prompts = [system.prompt_ids(r.conversation) for r in rows]
+    with system.running() as lm:
+        scored = response_states(lm, prompts, responses, system.virtual_tokens)
     return [scored.states[scored.row == i] for i in range(len(rows))]
 
 

@@ -24,7 +24,7 @@ from softguard.evaluation.statistics import paired_difference
 from softguard.guards import load_guard
 from softguard.recipes.answers import FOLDER, answers, guarding, store_of
 from softguard.recipes.costs import added_costs
-from softguard.recipes.distill import Report, load_run
+from softguard.recipes.distill import Report, load_run, policy_of
 from softguard.recipes.drift import drifts
 from softguard.recipes.prompts import balanced, own_prompts
 from softguard.recipes.student import ModelSystem
@@ -45,11 +45,17 @@ def evaluate(path: Path, report: Report) -> EvaluationSummary:
     settings = ReplySettings(max_new_tokens=config.evaluation.max_new_tokens)
     refusal = config.teacher.refusal_text
     base = ModelSystem("base", lm, refusal_text=refusal)
-    teacher = GuardedSystem(lm, load_guard(config.teacher.guard), refusal)
+    guard = load_guard(config.teacher.guard)
+    policy = policy_of(config, guard, path)
+    teacher = GuardedSystem(lm, guard, refusal, policy)
     prompted = ModelSystem("system_prompt", lm, system_prompt=config.evaluation.system_prompt, refusal_text=refusal)
     student = loaded.student()
     systems: list[System] = [base, teacher, prompted, student]
-    shared = {"base": "", "guarded": teacher.guard.fingerprint, "system_prompt": config.evaluation.system_prompt}
+    shared = {
+        "base": "",
+        "guarded": guard.fingerprint + (policy.fingerprint if policy else ""),
+        "system_prompt": config.evaluation.system_prompt,
+    }
     stores = {s.name: store_of(lm, s, rows, settings, refusal, shared[s.name]) for s in systems if s.name in shared}
     replies: dict[str, list[Reply]] = {}
     for system in systems:

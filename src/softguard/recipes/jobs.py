@@ -7,16 +7,14 @@ what an earlier job wrote into a row does not pass through.
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from softguard.core import Conversation, Guard, ReplySettings, System
+from softguard.core.json_number import finite
 from softguard.core.protocols import Progress
 from softguard.errors import DataError
 from softguard.recipes.student import ModelSystem
@@ -136,14 +134,7 @@ def _check_length(system: System, conversation: Conversation, max_new_tokens: in
     """Check that the model's template takes the turns and that its context holds them with their answer."""
     if not isinstance(system, ModelSystem | GuardedSystem):
         return
-    try:
-        if isinstance(system, ModelSystem):
-            length = len(system.prompt_ids(conversation))
-        else:
-            length = len(system.renderer.render(conversation).ids)
-    except TemplateError as error:
-        raise DataError("turns that the model's chat template takes", str(error)[:160], "change their order or roles") from error
-    context = getattr(system.lm.network.config, "max_position_embeddings", None)
+    length, context = system.prompt_length(conversation), system.lm.context
     if context is not None and length + max_new_tokens > context:
         raise DataError(f"a prompt of at most {context - max_new_tokens} tokens", f"{length}", "shorten it, or the answer")
 
@@ -151,11 +142,6 @@ def _check_length(system: System, conversation: Conversation, max_new_tokens: in
 def without(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """Return a row without what an earlier job may have put there."""
     return {k: v for k, v in row.items() if k not in keys}
-
-
-def finite(value: float) -> float | None:
-    """Return a number that JSON can hold: infinities at +-1e9, NaN as null."""
-    return None if math.isnan(value) else max(-1e9, min(1e9, value))
 
 
 def _run(

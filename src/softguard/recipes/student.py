@@ -1,11 +1,15 @@
 """Systems made of a model and, where there is one, an adapter: base, hard system prompt, student."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+from torch import Tensor
 
 from softguard.adapters import Adapter
-from softguard.core import REFUSAL_TEXT, Conversation, Message, Reply, ReplySettings
+from softguard.core import REFUSAL_TEXT, Conversation, Message, Piece, Reply, ReplySettings
 from softguard.core.protocols import Progress
-from softguard.models import ChatRenderer, LanguageModel, refusal_log_odds, sample
+from softguard.models import ChatRenderer, Generation, KnownPrefix, LanguageModel, refusal_log_odds, sample, stream
 
 
 class ModelSystem:
@@ -26,7 +30,7 @@ class ModelSystem:
         refusal_text: str = REFUSAL_TEXT,
     ) -> None:
         self._name, self.lm, self.adapter = name, lm, adapter
-        self._system_prompt, self.threshold, self._refusal_text = system_prompt, threshold, refusal_text
+        self._system_prompt, self.threshold, self.refusal_text = system_prompt, threshold, refusal_text
         self.renderer = ChatRenderer(lm.tokenizer)
         self.refusal_token = self.renderer.encode_response(refusal_text)[0]
 
@@ -45,6 +49,25 @@ class ModelSystem:
         prompt = self.renderer.render(conversation)
         return list(prompt.ids) if self.adapter is None else self.adapter.extend(prompt)
 
+    def prompt_length(self, conversation: Conversation) -> int:
+        """Return how many positions the answer comes after: the ids, and those whose keys and values the adapter holds."""
+        with self.running() as lm:
+            return len(self.prompt_ids(conversation)) + lm.prefix_positions
+
+    @contextmanager
+    def running(self) -> Iterator[LanguageModel]:
+        """Give the model to run for the length of a `with` block: the base model, or the student with its adapter attached."""
+        if self.adapter is None:
+            yield self.lm
+            return
+        with self.adapter.attach(self.lm) as student:
+            yield student
+
+    @property
+    def virtual_tokens(self) -> Tensor | None:
+        """The adapter's learned input vectors, None where there are none."""
+        return None if self.adapter is None else self.adapter.virtual_tokens()
+
     def respond(
         self,
         conversations: Sequence[Conversation],
@@ -53,32 +76,74 @@ class ModelSystem:
         progress: Progress | None = None,
     ) -> list[Reply]:
         """Return the answers. With a threshold, a prompt whose s exceeds it gets the refusal text and is not decoded."""
-        generations = sample(
-            self.lm,
-            [self.prompt_ids(c) for c in conversations],
-            ids,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            seed=settings.seed,
-            refusal_token=self.refusal_token,
-            refuse_above=self.threshold,
-            virtual_tokens=None if self.adapter is None else self.adapter.virtual_tokens(),
-            progress=progress,
-        )
-        replies = []
-        for g in generations:
-            text = self._refusal_text if g.refused else self.renderer.decode(g.ids)
-            refused = g.refused or self.says_refusal(text, g.truncated)
-            replies.append(Reply(text, g.refusal_log_odds, g.truncated, refused=refused))
-        return replies
+        with self.running() as lm:
+            generations = sample(
+                lm,
+                [self.prompt_ids(c) for c in conversations],
+                ids,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+                refusal_token=self.refusal_token,
+                refuse_above=self.threshold,
+                virtual_tokens=self.virtual_tokens,
+                progress=progress,
+            )
+        return [self._reply(g) for g in generations]
+
+    def _reply(self, g: Generation) -> Reply:
+        text = self.refusal_text if g.refused else self.renderer.decode(g.ids)
+        return Reply(text, g.refusal_log_odds, g.truncated, refused=g.refused or self.says_refusal(text, g.truncated))
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that prompt and answer may have together."""
+        return self.lm.context
+
+    @cached_property
+    def _known_prefix(self) -> KnownPrefix:
+        """What two requests without a system turn of their own begin with."""
+        samples = [self.prompt_ids(Conversation.from_prompt(text)) for text in ("a", "b")]
+        with self.running() as lm:
+            return KnownPrefix.of(lm, samples, self.virtual_tokens)
+
+    def stream(self, conversation: Conversation, key: str, settings: ReplySettings) -> Iterator[Piece]:
+        """Give the answer of `respond` piece by piece. The adapter is attached for each pass, not between two."""
+        prompt, prefix = self.prompt_ids(conversation), self._known_prefix
+        with self.running() as lm:
+            tokens = stream(
+                lm,
+                self.renderer,
+                prompt,
+                key,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+                refusal_token=self.refusal_token,
+                refuse_above=self.threshold,
+                virtual_tokens=self.virtual_tokens,
+                prefix=prefix.before(prompt),
+            )
+        while True:
+            with self.running():
+                token = next(tokens)
+            if token.done is None:
+                yield Piece(token.text, token.tokens)
+                continue
+            reply = self._reply(token.done)
+            if token.done.refused:
+                yield Piece(reply.text, 0, reply, len(self.renderer.encode_response(reply.text)))
+            else:
+                yield Piece(token.text, token.tokens, reply, token.tokens)
+            return
 
     def says_refusal(self, text: str, truncated: bool) -> bool:
         """Return whether an answer opens with the refusal text, or was cut within it."""
-        refusal = self._refusal_text.strip()
+        refusal = self.refusal_text.strip()
         return text.startswith(refusal) or (truncated and text != "" and refusal.startswith(text))
 
     def refusal_log_odds(self, conversations: Sequence[Conversation], progress: Progress | None = None) -> list[float]:
         """Return s for each prompt, one forward pass each."""
-        virtual = None if self.adapter is None else self.adapter.virtual_tokens()
         prompts = [self.prompt_ids(c) for c in conversations]
-        return refusal_log_odds(self.lm, prompts, self.refusal_token, virtual, progress=progress)
+        with self.running() as lm:
+            return refusal_log_odds(lm, prompts, self.refusal_token, self.virtual_tokens, progress=progress)

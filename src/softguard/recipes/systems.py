@@ -1,14 +1,16 @@
-"""A system by the name of a run or a model."""
+"""A system by the name of a run or a model; all systems of a run, on one model in memory."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from softguard.core import REFUSAL_TEXT, System
+from softguard.core import REFUSAL_TEXT, Guard, StreamingSystem, System
 from softguard.errors import ConfigError
 from softguard.guards import load_guard
 from softguard.models import load_model
 from softguard.recipes.config import SYSTEM_PROMPT
-from softguard.recipes.distill import load_run
+from softguard.recipes.distill import load_run, policy_of
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
 
@@ -36,7 +38,7 @@ def named_system(run_or_model: str, system: str, guard: str | None) -> tuple[Sys
     check_named(run_or_model, system, guard)
     if (Path(run_or_model) / "config.toml").exists():
         loaded = load_run(Path(run_or_model))
-        lm, config = loaded.lm, loaded.config
+        lm, config, own = loaded.lm, loaded.config, Path(run_or_model)
         files = json.loads((loaded.run.path / "manifest.json").read_text())["files"]
         made_by = {name: files[name] for name in sorted(files) if name.startswith(("config", "adapter/", "operating_point"))}
         described = f"{json.dumps(made_by)}|{system}"
@@ -44,11 +46,47 @@ def named_system(run_or_model: str, system: str, guard: str | None) -> tuple[Sys
         if system == "student":
             return loaded.student(), described
     else:
-        lm = load_model(run_or_model)
+        lm, config, own = load_model(run_or_model), None, None
         refusal, prompt, described = REFUSAL_TEXT, SYSTEM_PROMPT, f"{lm.fingerprint}|{system}"
     if system == "guarded":
         assert guard is not None
         judge = load_guard(guard)
-        return GuardedSystem(lm, judge, refusal), f"{described}|{judge.fingerprint}"
+        policy = policy_of(config, judge, own) if config is not None else None
+        return GuardedSystem(lm, judge, refusal, policy), f"{described}|{judge.fingerprint}"
     system_prompt = prompt if system == "system_prompt" else None
     return ModelSystem(system, lm, system_prompt=system_prompt, refusal_text=refusal), described
+
+
+@dataclass(frozen=True)
+class RunSystems:
+    """Every system of a run by name: base, guarded where there is a guard, student, system_prompt. They share one model."""
+
+    systems: Mapping[str, StreamingSystem]
+    guard: Guard | None
+    threshold: float
+    fingerprint: str
+
+
+def run_systems(run: Path, guard: str | None) -> RunSystems:
+    """Return the systems of a finished run.
+
+    Args:
+        run: its folder.
+        guard: of the guarded system; None leaves that one out.
+
+    Raises:
+        RunError: no finished run there.
+        CompatibilityError: its adapter does not fit its base model.
+    """
+    loaded = load_run(run)
+    lm, config = loaded.lm, loaded.config
+    refusal = config.teacher.refusal_text
+    judge = None if guard is None else load_guard(guard)
+    systems: dict[str, StreamingSystem] = {"base": ModelSystem("base", lm, refusal_text=refusal)}
+    if judge is not None:
+        systems["guarded"] = GuardedSystem(lm, judge, refusal)
+    systems["student"] = loaded.student()
+    systems["system_prompt"] = ModelSystem(
+        "system_prompt", lm, system_prompt=config.evaluation.system_prompt, refusal_text=refusal
+    )
+    return RunSystems(systems, judge, loaded.threshold, lm.fingerprint)

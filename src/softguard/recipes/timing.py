@@ -1,7 +1,8 @@
 """Time to the first token and to the last, one request at a time, systems in turn: what the machine does meanwhile meets all.
 
 Each system is timed twice, with all of a request computed anew and with what all requests begin with (virtual tokens in front,
-system turn) cached. The guarded system is the base model and then its guard: no answer may be shown before it is judged.
+system turn) cached; learned keys and values are at hand either way. The guarded system is the base model and then its guard: no
+answer may be shown before it is judged.
 """
 
 import time
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from transformers import DynamicCache
+from torch import Tensor
 
 from softguard.core import Conversation, Guard
 from softguard.core.protocols import Progress
 from softguard.costs import Timing
+from softguard.models import LanguageModel
 from softguard.models.shared_prefix import SharedPrefix
 from softguard.recipes.student import ModelSystem
 
@@ -89,28 +91,28 @@ def _answering(
     system: ModelSystem, prompts: Sequence[Conversation], cached: bool, tokens: int, guard: Guard | None
 ) -> Callable[[int], Request]:
     ids = [system.prompt_ids(p) for p in prompts]
-    virtual = None if system.adapter is None else system.adapter.virtual_tokens()
-    with torch.inference_mode():
-        prefix = SharedPrefix.run(system.lm, ids, virtual) if cached else SharedPrefix(0)
+    with torch.inference_mode(), system.running() as lm:
+        prefix = SharedPrefix.run(lm, ids if cached else (), system.virtual_tokens)
 
     def run(index: int) -> Request:
-        started = time.perf_counter()
-        first, said = decode(system, ids[index], prefix, tokens)
-        if guard is not None:
-            guard.judge([prompts[index].with_response(system.renderer.decode(said))])
-            first = time.perf_counter()
-        return Request(first - started, time.perf_counter() - started)
+        with system.running() as lm:  # a device attaches once, so no request pays for it
+            started = time.perf_counter()
+            first, said = decode(lm, ids[index], prefix, tokens, system.virtual_tokens)
+            if guard is not None:
+                guard.judge([prompts[index].with_response(system.renderer.decode(said))])
+                first = time.perf_counter()
+            return Request(first - started, time.perf_counter() - started)
 
     return run
 
 
 @torch.inference_mode()
-def decode(system: ModelSystem, ids: Sequence[int], prefix: SharedPrefix, tokens: int) -> tuple[float, list[int]]:
+def decode(
+    lm: LanguageModel, ids: Sequence[int], prefix: SharedPrefix, tokens: int, virtual_tokens: Tensor | None
+) -> tuple[float, list[int]]:
     """Return when the first token was there (`time.perf_counter`), and all tokens, the likeliest each."""
-    lm = system.lm
-    virtual = None if system.adapter is None else system.adapter.virtual_tokens()
-    cache = prefix.cache(lm, 1) if prefix.length else DynamicCache(config=lm.network.config)
-    embeds = lm.embed(torch.tensor([list(ids[prefix.length :])], device=lm.device), virtual)
+    cache = prefix.cache(lm, 1)
+    embeds = lm.embed(torch.tensor([list(ids[prefix.ids :])], device=lm.device), virtual_tokens)
     said: list[int] = []
     first = 0.0
     for _ in range(tokens):

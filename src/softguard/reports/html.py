@@ -14,7 +14,7 @@ from markupsafe import Markup
 from softguard.evaluation.results import EvaluationSummary
 from softguard.reports.markdown import flat
 from softguard.reports.plots import roc_plot, trade_off_plot, training_plot
-from softguard.reports.wording import cell, direction, info, shown_samples, verdict
+from softguard.reports.wording import agreement, cell, difference, direction, info, shown_samples, verdict
 from softguard.runs import RunDir
 
 REPORT_NAME = "report.html"
@@ -22,13 +22,19 @@ MAX_SHOWN_CHARACTERS = 800
 """Longer sample texts are cut, and say so."""
 
 
-def render_html(summary: EvaluationSummary, metrics_rows: Sequence[Mapping[str, Any]] = (), show_harmful: bool = False) -> str:
+def render_html(
+    summary: EvaluationSummary,
+    metrics_rows: Sequence[Mapping[str, Any]] = (),
+    show_harmful: bool = False,
+    suites: Sequence[tuple[str, EvaluationSummary]] = (),
+) -> str:
     """Return the page.
 
     Args:
         summary: what was measured.
         metrics_rows: the rows of the run's `metrics.jsonl`, for the training curve (`step`, `loss`, `validation_score`).
         show_harmful: show the text of harmful samples that the summary still holds.
+        suites: the summaries of suites, each with the name of its folder.
     """
     environment = Environment(
         loader=PackageLoader("softguard.reports"),
@@ -38,7 +44,7 @@ def render_html(summary: EvaluationSummary, metrics_rows: Sequence[Mapping[str, 
         lstrip_blocks=True,
     )
     environment.filters["shortened"] = _shortened
-    environment.globals |= {"cell": cell, "info": info, "direction": direction}
+    environment.globals |= {"cell": cell, "info": info, "direction": direction, "difference": difference, "agreement": agreement}
     plots = {"roc": roc_plot(summary), "trade_off": trade_off_plot(summary), "training": training_plot(metrics_rows)}
     return environment.get_template("report.html.j2").render(
         summary=summary,
@@ -47,6 +53,7 @@ def render_html(summary: EvaluationSummary, metrics_rows: Sequence[Mapping[str, 
         plots={name: Markup(svg) for name, svg in plots.items() if svg},
         samples=shown_samples(summary, show_harmful),
         provenance=flat(summary.provenance),
+        suites=suites,
     )
 
 
@@ -55,9 +62,10 @@ def write_report(
     summary: EvaluationSummary,
     metrics_rows: Sequence[Mapping[str, Any]] = (),
     show_harmful: bool = False,
+    suites: Sequence[tuple[str, EvaluationSummary]] = (),
 ) -> Path:
     """Write `report.html` into the run atomically and return its path; the manifest is the caller's to renew."""
-    return RunDir(run_dir).write_text(REPORT_NAME, render_html(summary, metrics_rows, show_harmful))
+    return RunDir(run_dir).write_text(REPORT_NAME, render_html(summary, metrics_rows, show_harmful, suites))
 
 
 def _shortened(text: str) -> str:

@@ -4,14 +4,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from softguard.evaluation.results import EvaluationSummary
-from softguard.reports.wording import cell, direction, info, shown_samples, verdict
+from softguard.evaluation.results import EvaluationSummary, MetricValue
+from softguard.reports.wording import agreement, cell, difference, direction, info, shown_samples, verdict
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~!$&@])")
 
 
-def render_markdown(summary: EvaluationSummary, show_harmful: bool = False) -> str:
-    """Return the report: verdict, table, definitions, samples, provenance, limits.
+def render_markdown(
+    summary: EvaluationSummary, show_harmful: bool = False, suites: Sequence[tuple[str, EvaluationSummary]] = ()
+) -> str:
+    """Return the report: verdict, table, definitions, samples, the suites by name, provenance, limits.
 
     Text from models and files cannot break out: in tables it is escaped, in samples fenced.
     """
@@ -19,23 +21,50 @@ def render_markdown(summary: EvaluationSummary, show_harmful: bool = False) -> s
     names = summary.metric_names()
     if names:
         blocks.append("\n".join(f"- **{_plain(info(n).label)}**: {_plain(info(n).definition)}" for n in names))
-    if summary.differences:
-        lines = ["## Differences, paired by prompt", "", "| metric | system | minus | difference (95 %) |", "|---|---|---|---|"]
-        for d in summary.differences:
-            shown = cell(d.value)
-            words = (info(d.metric).label, summary.title(d.system), summary.title(d.reference))
-            lines.append("| " + " | ".join(_plain(w) for w in (*words, f"{shown.value} ({shown.interval})")) + " |")
-        blocks.append("\n".join(lines))
+    blocks += _differences(summary)
     for i, sample in enumerate(shown_samples(summary, show_harmful), start=1):
         blocks += [f"## Sample {i}: {_plain(sample.label.replace('_', ' '))}", "Prompt:", _fenced(sample.prompt)]
         for name, answer in sample.answers.items():
             blocks += [f"{_plain(summary.title(name))}:", _fenced(answer)]
+    for folder, suite in suites:
+        blocks += _suite(folder, suite)
     if summary.provenance:
         rows = [f"| {_plain(key)} | {_plain(value)} |" for key, value in flat(summary.provenance)]
         blocks += ["## Provenance", "\n".join(["| what | value |", "|---|---|", *rows])]
     if summary.limits:
         blocks += ["## Limits", "\n".join(f"- {_plain(limit)}" for limit in summary.limits)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _differences(summary: EvaluationSummary, level: str = "##") -> list[str]:
+    if not summary.differences:
+        return []
+    lines = [f"{level} Differences, paired by prompt", "", "| metric | system | minus | difference (95 %) |", "|---|---|---|---|"]
+    for d in summary.differences:
+        words = (info(d.metric).label, summary.title(d.system), summary.title(d.reference), difference(d))
+        lines.append("| " + " | ".join(_plain(w) for w in words) + " |")
+    return ["\n".join(lines)]
+
+
+def _suite(folder: str, suite: EvaluationSummary) -> list[str]:
+    """Return the blocks of one suite: a metric a row, since wrappers and judges make many."""
+    blocks = [f"## Suite: {_plain(suite.suite)}", f"In `evaluations/{folder.replace('`', '')}`.", _upright_table(suite)]
+    blocks += _differences(suite, "###")
+    if suite.agreement:
+        rows = [f"| {_plain(a.first)} | {_plain(a.second)} | {_plain(agreement(a))} |" for a in suite.agreement]
+        blocks.append("\n".join(["### Agreement of judges", "", "| judge | judge | agreement |", "|---|---|---|", *rows]))
+    return [*blocks, "\n".join(f"- {_plain(limit)}" for limit in suite.limits)] if suite.limits else blocks
+
+
+def _upright_table(summary: EvaluationSummary) -> str:
+    lines = [
+        "| metric | " + " | ".join(_plain(s.title) for s in summary.systems) + " |",
+        "|---" * (len(summary.systems) + 1) + "|",
+    ]
+    for name in summary.metric_names():
+        cells = [_plain(_cell_text(system.metrics.get(name))) for system in summary.systems]
+        lines.append(f"| {_plain(_header(name))} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -56,14 +85,16 @@ def _table(summary: EvaluationSummary) -> str:
     names = summary.metric_names()
     lines = ["| system | " + " | ".join(_plain(_header(n)) for n in names) + " |", "|---" * (len(names) + 1) + "|"]
     for system in summary.systems:
-        cells = []
-        for name in names:
-            shown = cell(system.metrics.get(name))
-            extras = [f"({shown.interval})"] if shown.interval else []
-            extras += [shown.remark] if shown.remark and name in system.metrics else []
-            cells.append(_plain(" ".join([shown.value, *extras])))
+        cells = [_plain(_cell_text(system.metrics.get(name))) for name in names]
         lines.append(f"| {_plain(system.title)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell_text(metric: MetricValue | None) -> str:
+    shown = cell(metric)
+    extras = [f"({shown.interval})"] if shown.interval else []
+    extras += [shown.remark] if shown.remark and metric is not None else []
+    return " ".join([shown.value, *extras])
 
 
 def _header(name: str) -> str:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from softguard.evaluation.results import (
-    METRICS,
+    Difference,
     EvaluationSummary,
+    JudgeAgreement,
     MetricInfo,
     MetricValue,
     SampleTriple,
     SystemResult,
+    metric_info,
 )
 
 HARMLESS_LABELS = frozenset({"benign", "look_alike"})
@@ -69,7 +71,7 @@ def cell(metric: MetricValue | None) -> Cell:
 def info(name: str) -> MetricInfo:
     """Return what a metric is called; one that has no entry is shown under its own name."""
     words = name.replace("_", " ").capitalize()
-    return METRICS.get(name) or MetricInfo(label=words, unit="", better=None, definition="As the benchmark defines it.")
+    return metric_info(name) or MetricInfo(label=words, unit="", better=None, definition="As the benchmark defines it.")
 
 
 def direction(name: str) -> str:
@@ -81,6 +83,30 @@ def direction(name: str) -> str:
 def shown_samples(summary: EvaluationSummary, show_harmful: bool) -> list[SampleTriple]:
     """Return the samples as they may be shown: harmless ones, and the rest without their text unless asked for."""
     return [s if show_harmful or s.label in HARMLESS_LABELS else s.withheld() for s in summary.samples]
+
+
+def difference(d: Difference) -> str:
+    """Return a paired difference with its interval, its remark and its p-value, corrected where several suites are shown."""
+    shown = cell(d.value)
+    parts = [f"{shown.value} ({shown.interval})" if shown.interval else shown.value]
+    if d.p_value is not None:
+        holm = f", {_p(d.p_holm)} corrected (Holm)" if d.p_holm is not None else ""
+        parts.append(f"p {_p(d.p_value)}{holm}, {d.test}")
+    return "; ".join([*parts, shown.remark] if shown.remark else parts)
+
+
+def agreement(a: JudgeAgreement) -> str:
+    """Return how far two judges agree."""
+    ungraded = f", {a.ungraded} ungraded by either" if a.ungraded else ""
+    if a.observed is None:
+        return f"nothing that both have graded{ungraded}"
+    kappa = "not defined (one verdict throughout)" if a.kappa is None else f"{a.kappa:.2f}"
+    interval = f" ({a.low:.2f} to {a.high:.2f})" if a.low is not None and a.high is not None else ""
+    return f"kappa {kappa}{interval}; the same verdict on {number(a.observed, 'rate')} of {a.n} answers{ungraded}"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def verdict(summary: EvaluationSummary) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ from typing import Literal
 from softguard.errors import SourceError
 from softguard.sources.references import parse_wheel
 
-Role = Literal["model", "guard-backbone"]
+Role = Literal["model", "guard-backbone", "runtime"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class CatalogueEntry:
         role: what it is good for.
         default: whether it is the one used for its role where nobody chose.
         chat_template: "from model", or None where it has none.
+        members: of a program's folder: the files that are taken, and all that are.
     """
 
     name: str
@@ -40,6 +41,7 @@ class CatalogueEntry:
     role: Role
     default: bool = False
     chat_template: str | None = None
+    members: tuple[str, ...] = ()
 
     @property
     def is_folder(self) -> bool:
@@ -57,7 +59,9 @@ def _entry(name: str, fields: dict[str, object]) -> CatalogueEntry:
     source = fields.pop("source")
     pieces = tuple(source) if isinstance(source, list) else (str(source),)
     file = fields.pop("file", None) or parse_wheel(pieces[0]).name
-    return CatalogueEntry(name=name, pieces=pieces, file=file, **fields)  # type: ignore[arg-type]
+    members: object = fields.pop("members", ())
+    assert isinstance(members, list | tuple)
+    return CatalogueEntry(name=name, pieces=pieces, file=file, members=tuple(members), **fields)  # type: ignore[arg-type]
 
 
 def list_catalogue() -> list[CatalogueEntry]:

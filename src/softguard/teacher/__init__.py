@@ -1,7 +1,18 @@
 """The teacher: LLM + guard as one system, its sampled records, and the cache that keeps them."""
 
 from softguard.teacher.cache import TeacherCache, TeacherSettings
-from softguard.teacher.guarded_system import Draft, GuardedSystem
-from softguard.teacher.record import TeacherRecord
+from softguard.teacher.guarded_system import Draft, GuardedSystem, Weighed
+from softguard.teacher.policy import Policy, load_policy
+from softguard.teacher.record import Outcome, TeacherRecord
 
-__all__ = ["Draft", "GuardedSystem", "TeacherCache", "TeacherRecord", "TeacherSettings"]
+__all__ = [
+    "Draft",
+    "GuardedSystem",
+    "Outcome",
+    "Policy",
+    "TeacherCache",
+    "TeacherRecord",
+    "TeacherSettings",
+    "Weighed",
+    "load_policy",
+]

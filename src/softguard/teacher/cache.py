@@ -6,7 +6,7 @@ drafts bit for bit (low-precision sampling does depend on which rows share a bat
 another guard judges the drafts that are there. The JSON of a shard is written last: a kill loses at most one shard.
 
 Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.json` (drafts), `shard-NAME.GUARD.json`
-(verdicts).
+(verdicts), `shard-NAME.refusal-TEXT.json` (log p(y_r|x), where an objective asked for it).
 """
 
 import hashlib
@@ -23,13 +23,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from softguard.core import Conversation
+from softguard.core import Conversation, Verdict
 from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
 from softguard.errors import GuardError
 from softguard.models import sample
 from softguard.teacher.guarded_system import GuardedSystem
 from softguard.teacher.record import TeacherRecord
+from softguard.teacher.scoring import response_log_probs
 
 SHARD_SIZE = 128
 
@@ -52,6 +53,7 @@ class TeacherCache:
         settings: of the drafts.
         max_ungraded: largest share of prompts that the guard may leave ungraded.
         shard_size: prompts sampled, judged and written together.
+        refusal_log_probs: give the records log p(y_r|x) as well, a forward pass for each prompt.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class TeacherCache:
         settings: TeacherSettings,
         max_ungraded: float = 0.01,
         shard_size: int = SHARD_SIZE,
+        refusal_log_probs: bool = False,
     ) -> None:
         self._system, self._settings = system, settings
-        self._max_ungraded, self._shard_size = max_ungraded, shard_size
+        self._max_ungraded, self._shard_size, self._with_refusals = max_ungraded, shard_size, refusal_log_probs
         self._reasons: Counter[str] = Counter()
         made_by = {
             "schema": 3,
@@ -121,7 +124,9 @@ class TeacherCache:
         if not stem.with_suffix(".json").exists():
             self._write_drafts(stem, keys, conversations, progress)
         drafts = json.loads(stem.with_suffix(".json").read_text())
-        verdicts = self._verdicts(stem, dict(zip(keys, conversations, strict=True)), drafts)
+        by_key = dict(zip(keys, conversations, strict=True))
+        verdicts = self._verdicts(stem, by_key, drafts)
+        refusals = self._refusals(stem, keys, conversations) if self._with_refusals else {}
         out: dict[str, TeacherRecord | None] = {}
         with safe_open(stem.with_suffix(".safetensors"), "pt") as file:
             for number, draft in enumerate(drafts):
@@ -130,15 +135,19 @@ class TeacherCache:
                 if verdict["alpha"] is None:
                     self._reasons[str(verdict["ungraded"])] += 1
                 if verdict["alpha"] is not None:
+                    said = Verdict(verdict["alpha"], verdict["categories"])
+                    weighed = self._system.weigh_verdict(by_key[draft["key"]], draft["text"], said)
                     out[draft["key"]] = TeacherRecord(
                         id=draft["key"],
                         response_ids=tuple(draft["ids"]),
                         response=draft["text"],
                         truncated=draft["truncated"],
-                        alpha=verdict["alpha"],
+                        alpha=weighed.alpha,
                         categories=verdict["categories"],
                         log_prob=draft["log_prob"],
                         states=file.get_tensor(str(number)),
+                        refusal_log_prob=refusals.get(draft["key"]),
+                        outcomes=weighed.outcomes,
                     )
         return out
 
@@ -168,6 +177,18 @@ class TeacherCache:
             rows.append({"key": key, "ids": draft.ids, "text": text, "truncated": draft.truncated, "log_prob": draft.log_prob})
         write_atomically(stem.with_suffix(".safetensors"), lambda path: save_file(states, path))
         write_atomically(stem.with_suffix(".json"), json.dumps(rows))
+
+    def _refusals(self, stem: Path, keys: Sequence[str], conversations: Sequence[Conversation]) -> dict[str, float]:
+        """Return log p(y_r|x) by prompt key, scored where the cache lacks it."""
+        system = self._system
+        refusal = [*system.renderer.encode_response(system.refusal_text), system.lm.turn_end_id]
+        path = stem.with_suffix(f".refusal-{_digest(json.dumps(refusal))[:12]}.json")
+        if not path.exists():
+            prompts = [system.renderer.render(c).ids for c in conversations]
+            found = response_log_probs(system.lm, prompts, [refusal] * len(prompts))
+            write_atomically(path, json.dumps(dict(zip(keys, found, strict=True))))
+        scored: dict[str, float] = json.loads(path.read_text())
+        return scored
 
     def _verdicts(
         self, stem: Path, conversations: dict[str, Conversation], drafts: Sequence[dict[str, Any]]

@@ -2,6 +2,19 @@
 
 from softguard.training.config import TrainingConfig
 from softguard.training.examples import Example
+from softguard.training.fitness import check_fit, check_same_tokenizer
+from softguard.training.fitting import fit
 from softguard.training.loop import TrainingResult, optimiser_step, train
+from softguard.training.on_policy import Weigher
 
-__all__ = ["Example", "TrainingConfig", "TrainingResult", "optimiser_step", "train"]
+__all__ = [
+    "Example",
+    "TrainingConfig",
+    "TrainingResult",
+    "Weigher",
+    "check_fit",
+    "check_same_tokenizer",
+    "fit",
+    "optimiser_step",
+    "train",
+]

@@ -23,6 +23,10 @@ class TrainingConfig(BaseModel):
         ge=0,
         description="score = AUC of s (harmful against look-alike) - drift_weight * benign KL in nats per token",
     )
+    on_policy_fraction: float = Field(
+        0.0, ge=0, le=1, description="share of the responses that come from the student, judged anew; of a distillation objective"
+    )
+    on_policy_tokens: int = Field(48, gt=0, description="length of such a response; the guard judges the same truncated text")
     token_budget: int = Field(2048, gt=0, description="padded tokens in one pass through the body")
     seed: int = Field(0, ge=0, description="of the batches and of W")
 

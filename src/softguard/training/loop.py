@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import torch
 
 from softguard.adapters import Adapter
 from softguard.core.files import write_atomically
-from softguard.errors import DataError, TrainingError
+from softguard.errors import TrainingError
 from softguard.models import LanguageModel, RenderedPrompt
 from softguard.objectives import Objective, ObjectiveInput
 from softguard.training.checkpoint import load_checkpoint, save_checkpoint
 from softguard.training.config import TrainingConfig
 from softguard.training.examples import Example, batches
+from softguard.training.fitness import check_fit
 from softguard.training.forward import objective_input
+from softguard.training.on_policy import Drawn, OnPolicy, Weigher
 from softguard.training.validation import ValidationScore, validate
 
 StepProgress = Callable[[int, int, dict[str, float]], None]
@@ -58,6 +61,8 @@ def train(
     config: TrainingConfig,
     folder: Path,
     progress: StepProgress | None = None,
+    weigher: Weigher | None = None,
+    validating: Callable[[int, int, int], None] | None = None,
 ) -> TrainingResult:
     """Train the adapter in place and leave it at its best validated state.
 
@@ -71,50 +76,61 @@ def train(
         config: the settings.
         folder: for `metrics.jsonl` and `checkpoints/`; a run that was killed goes on from there, bit for bit.
         progress: called with (step, steps, latest figures).
+        weigher: judges the student's own responses, where the objective or `on_policy_fraction` asks for them.
+        validating: called with (step, prompts done, prompts) within a validation.
 
     Raises:
-        DataError: the examples are all of one kind.
+        CompatibilityError, DataError: what is given does not fit together (`check_fit`); before anything is done.
+        GuardError: a step whose responses the guard did not grade.
         TrainingError: a loss or gradient that is not finite, or a loss that `diverged`; the history is written and the last good
             checkpoint kept.
     """
-    if len({e.harmful for e in examples}) != 2:
-        raise DataError("harmful and benign training prompts", f"{len(examples)} of one kind", "add the other kind")
-    parameters = adapter.parameters()
-    optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon)
+    check_fit(lm, objective, examples, config, weigher)
+    fresh = None
+    if weigher is not None and ("on_policy" in objective.needs or config.on_policy_fraction > 0):
+        fresh = OnPolicy(lm, adapter, objective, weigher, config, refusal_ids)
+    groups = [{"params": adapter.parameters()}, *(fresh.parameter_groups() if fresh else [])]
+    parameters = [p for group in groups for p in group["params"]]
+    optimiser = torch.optim.Adam(groups, lr=config.learning_rate, eps=config.adam_epsilon)
     latest, best_path = folder / "checkpoints" / "latest.safetensors", folder / "checkpoints" / "best.safetensors"
     state: dict[str, Any] = {"step": 0, "best": None, "history": [], "seconds": 0.0}
     if latest.exists():
         state = load_checkpoint(latest, parameters, optimiser)
     stream = batches(examples, config.batch_size, config.harmful_share, config.seed)
     next(islice(stream, state["step"] * config.accumulation, state["step"] * config.accumulation), None)
-    with adapter.attach(lm):
-        while state["step"] < config.steps:
-            started = time.perf_counter()
-            step = int(state["step"])
-            rows = [[examples[i] for i in next(stream)] for _ in range(config.accumulation)]
-            figures = optimiser_step(lm, adapter, objective, rows, refusal_ids, config, optimiser, step)
-            seconds = round(state["seconds"] + time.perf_counter() - started, 2)
-            row: dict[str, Any] = {"step": step + 1, "seconds": seconds, **figures}
-            state["history"].append(row)
-            if fault := _fault(state["history"]):
-                _write_history(folder / "metrics.jsonl", state["history"])
-                raise _error(fault, rows, step, (latest, best_path))
-            validated = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
-            if validated:
-                score = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight)
-                row |= {f"validation_{k}": v for k, v in score.to_dict().items()}
-            state["step"] = step + 1
-            state["seconds"] += time.perf_counter() - started
-            row["seconds"] = round(state["seconds"], 2)
-            if validated:
-                tensors = {str(i): p for i, p in enumerate(parameters)}
-                if state["best"] is None or score.score > state["best"]["score"]:
-                    state["best"] = {**score.to_dict(), "step": step + 1}
-                    save_checkpoint(best_path, tensors, optimiser, state)
-                save_checkpoint(latest, tensors, optimiser, state)
-                _write_history(folder / "metrics.jsonl", state["history"])
-            if progress:
-                progress(step + 1, config.steps, state["history"][-1])
+    while state["step"] < config.steps:
+        started = time.perf_counter()
+        step = int(state["step"])
+        rows = [[examples[i] for i in next(stream)] for _ in range(config.accumulation)]
+        drawn = fresh.draw(rows, step, state["history"]) if fresh else Drawn(rows, {})
+        taken = [
+            optimiser_step(lm, adapter, objective, drawn.batches, refusal_ids, config, optimiser, step, fresh)
+            for _ in range(fresh.updates if fresh else 1)
+        ]
+        figures = {**_means(taken), **drawn.figures}
+        seconds = round(state["seconds"] + time.perf_counter() - started, 2)
+        row: dict[str, Any] = {"step": step + 1, "seconds": seconds, **figures}
+        state["history"].append(row)
+        if fault := _fault(state["history"], "on_policy" not in objective.needs):
+            write_history(folder / "metrics.jsonl", state["history"])
+            raise _error(fault, rows, step, (latest, best_path))
+        validated = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
+        if validated:
+            told = partial(validating, step + 1) if validating else None
+            score = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight, config.token_budget, told)
+            row |= {f"validation_{k}": v for k, v in score.to_dict().items()}
+        state["step"] = step + 1
+        state["seconds"] += time.perf_counter() - started
+        row["seconds"] = round(state["seconds"], 2)
+        if validated:
+            tensors = {str(i): p for i, p in enumerate(parameters)}
+            if state["best"] is None or score.score > state["best"]["score"]:
+                state["best"] = {**score.to_dict(), "step": step + 1}
+                save_checkpoint(best_path, tensors, optimiser, state)
+            save_checkpoint(latest, tensors, optimiser, state)
+            write_history(folder / "metrics.jsonl", state["history"])
+        if progress:
+            progress(step + 1, config.steps, state["history"][-1])
     load_checkpoint(best_path, parameters, optimiser)
     best = dict(state["best"])
     best_step = int(best.pop("step"))
@@ -134,12 +150,15 @@ def diverged(losses: Sequence[float]) -> bool:
     return min(recent) > DIVERGED_FACTOR * max(best, DIVERGED_FLOOR)
 
 
-def _fault(history: Sequence[Mapping[str, float]]) -> str:
-    """Return what is wrong with the last step, empty where nothing is."""
+def _fault(history: Sequence[Mapping[str, float]], comparable: bool) -> str:
+    """Return what is wrong with the last step, empty where nothing is.
+
+    `comparable`: the losses measure how far the student is. That of a policy gradient is centred on what was drawn at its step.
+    """
     loss, norm = history[-1]["loss"], history[-1]["gradient_norm"]
     if not (math.isfinite(loss) and math.isfinite(norm)):
         return f"loss {loss}, gradient norm {norm}"
-    if diverged([row["loss"] for row in history]):
+    if comparable and diverged([row["loss"] for row in history]):
         return f"loss {loss:.3g}, for {DIVERGED_STEPS} steps above {DIVERGED_FACTOR:g} times its best mean,"
     return ""
 
@@ -164,24 +183,33 @@ def optimiser_step(
     config: TrainingConfig,
     optimiser: torch.optim.Adam,
     step: int,
+    fresh: OnPolicy | None = None,
 ) -> dict[str, float]:
     """Take one optimiser step and return its figures, each the mean over the passes that have it; none where not finite."""
     optimiser.zero_grad(set_to_none=True)
-    figures: dict[str, list[float]] = {}
+    figures: list[dict[str, float]] = []
     for rows in batches_of_rows:
         batch = objective_input(lm, adapter, objective, rows, refusal_ids, config.token_budget)
-        output = objective(batch)
-        torch.autograd.backward(output.loss / config.accumulation)
-        for name, value in {"loss": float(output.loss.detach()), **output.metrics, **nll_by_position(batch)}.items():
-            figures.setdefault(name, []).append(value)
+        output = objective(fresh.complete(batch, rows) if fresh else batch)
+        torch.autograd.backward(output.loss / len(batches_of_rows))
+        figures.append({"loss": float(output.loss.detach()), **output.metrics, **nll_by_position(batch)})
     norm = float(torch.nn.utils.clip_grad_norm_(adapter.parameters(), config.gradient_clip))
     rate = learning_rate(config, step)
     for group in optimiser.param_groups:
-        group["lr"] = rate
-    means = {name: sum(values) / len(values) for name, values in figures.items()}
+        group["lr"] = rate * group.get("scale", 1.0)
+    means = _means(figures)
     if math.isfinite(norm) and math.isfinite(means["loss"]):
         optimiser.step()
     return {**means, "gradient_norm": norm, "learning_rate": rate}
+
+
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over those that have it."""
+    gathered: dict[str, list[float]] = {}
+    for one in figures:
+        for name, value in one.items():
+            gathered.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in gathered.items()}
 
 
 def nll_by_position(batch: ObjectiveInput) -> dict[str, float]:
@@ -195,7 +223,7 @@ def nll_by_position(batch: ObjectiveInput) -> dict[str, float]:
     return out
 
 
-def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """Write the rows; a figure that is not finite is null, since JSON has no NaN."""
     rows = ({k: v if math.isfinite(v) else None for k, v in row.items()} for row in history)
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))

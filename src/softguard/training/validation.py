@@ -13,6 +13,7 @@ import torch
 from scipy.stats import rankdata
 
 from softguard.adapters import Adapter
+from softguard.core.protocols import Progress
 from softguard.errors import DataError
 from softguard.models import LanguageModel, RenderedPrompt, refusal_log_odds, response_states
 from softguard.objectives.fused_head import token_figures
@@ -41,7 +42,7 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
 
 @torch.inference_mode()
 def answer_drift(
-    lm: LanguageModel, adapter: Adapter, examples: Sequence[Example], refusal_token: int, token_budget: int = 2048
+    lm: LanguageModel, adapter: Adapter, examples: Sequence[Example], token_budget: int, progress: Progress | None = None
 ) -> list[float]:
     """Return the mean over each answer's tokens of KL(base, student), nats per token.
 
@@ -51,16 +52,14 @@ def answer_drift(
     out = []
     for start in range(0, len(examples), 8):
         part = examples[start : start + 8]
-        scored = response_states(
-            lm,
-            [adapter.extend(e.prompt) for e in part],
-            [e.record.response_ids for e in part],
-            adapter.virtual_tokens(),
-            token_budget=token_budget,
-        )
-        base = torch.cat([e.record.states for e in part]).to(lm.device, lm.dtype)
+        prompts, responses = [adapter.extend(e.prompt) for e in part], [e.record.response_ids for e in part]
+        with adapter.attach(lm) as student:
+            scored = response_states(student, prompts, responses, adapter.virtual_tokens(), token_budget=token_budget)
+        base = torch.cat([e.record.base_states() for e in part]).to(lm.device, lm.dtype)
         kl = token_figures("forward_kl", lm.output_head, scored.states, scored.targets, base).values
         out += [float(kl[scored.row == i].mean()) for i in range(len(part))]
+        if progress:
+            progress(len(out), len(examples))
     return out
 
 
@@ -72,8 +71,10 @@ def validate(
     drift_on: Sequence[Example],
     refusal_token: int,
     drift_weight: float,
+    token_budget: int,
+    progress: Progress | None = None,
 ) -> ValidationScore:
-    """Return the score of this module.
+    """Return the score of this module; `progress` is told of the prompts that are done.
 
     Raises:
         DataError: one of the three sets is empty.
@@ -82,7 +83,13 @@ def validate(
         found = f"{len(harmful)}, {len(look_alike)}, {len(drift_on)}"
         raise DataError("harmful, look-alike and benign validation prompts", found, "add prompts of each kind")
     prompts = [adapter.extend(prompt) for prompt in (*harmful, *look_alike)]
-    s = refusal_log_odds(lm, prompts, refusal_token, adapter.virtual_tokens())
+
+    def told(before: int) -> Progress | None:
+        return (lambda done, _: progress(before + done, len(prompts) + len(drift_on))) if progress else None
+
+    with adapter.attach(lm) as student:
+        virtual = adapter.virtual_tokens()
+        s = refusal_log_odds(student, prompts, refusal_token, virtual, token_budget=token_budget, progress=told(0))
     separation = auc(s[: len(harmful)], s[len(harmful) :])
-    drift = float(np.mean(answer_drift(lm, adapter, drift_on, refusal_token)))
+    drift = float(np.mean(answer_drift(lm, adapter, drift_on, token_budget, told(len(prompts)))))
     return ValidationScore(separation, drift, separation - drift_weight * drift)

@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from softguard.cli import runs
+from softguard.errors import ConfigError
 from softguard.recipes import distill as distilling
 from softguard.recipes.config import load_config
 from softguard.recipes.student import ModelSystem
@@ -59,5 +60,57 @@ def test_what_compared_runs_do_not_share_is_shown(monkeypatch, capsys, tmp_path)
     limit = "b was not measured as a was: " + "evaluation.prompts_per_label (9, not 60), " * 4
     summary = EvaluationSummary(suite="compared runs", systems=[], limits=[limit])
     monkeypatch.setattr("softguard.recipes.compare.compare_runs", lambda paths: summary)
+    monkeypatch.setattr("softguard.recipes.compare.compare_suites", lambda paths: [])
     runs.compare([tmp_path])
     assert limit.strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"limit": 5}, "--limit"),
+        ({"wrappers": "base64"}, "--wrappers"),
+        ({"suite": "xstest", "shard": "2"}, "--shard 1/4"),
+        ({"suite": "xstest", "shard": "3/2"}, "--shard 1/4"),
+        ({"suite": "xtest"}, "did you mean 'xstest'"),
+        ({"suite": "xstest", "draws": 3}, "at least 8"),
+    ],
+)
+def test_what_evaluate_cannot_do_is_said_before_anything_is_loaded(options, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        runs.evaluate(tmp_path / "no run", **options)
+
+
+def test_evaluate_shows_suites_with_their_tests_and_limits(monkeypatch, capsys, tmp_path):
+    from softguard.evaluation.results import Difference, EvaluationSummary, JudgeAgreement, MetricValue, SystemResult
+
+    summary = EvaluationSummary(
+        suite="XSTest",
+        systems=[SystemResult(system="student", metrics={"attack_success_rate:base64": MetricValue(value=0.25, n=4)})],
+        differences=[
+            Difference(
+                metric="look_alike_refusal_rate",
+                system="student",
+                reference="base",
+                value=MetricValue(value=0.1, low=0.05, high=0.2, unit="points"),
+                p_value=0.0001,
+                test="McNemar, exact",
+            )
+        ],
+        agreement=[JudgeAgreement(first="mini", second="refusal", kappa=0.5, low=0.2, high=0.7, observed=0.9, n=20)],
+        limits=["20 prompts only."],
+    )
+    monkeypatch.setattr("softguard.recipes.suites.evaluate_suites", lambda run, request, data_dir, report: [summary])
+    opened = SimpleNamespace(config={"model": {"name": "tiny"}, "teacher": {"guard": "keyword"}}, stages=lambda: ["train"])
+    monkeypatch.setattr("softguard.runs.RunDir.open", lambda path: opened)
+    runs.evaluate(tmp_path, suite="xstest")
+    shown = capsys.readouterr()
+    for text in (
+        "Attack success, base64",
+        "25.0 %",
+        "p < 0.001, < 0.001 corrected (Holm), McNemar, exact",
+        "kappa 0.50",
+        "20 prompts",
+    ):
+        assert text in shown.out
+    assert "softguard evaluate" in shown.err

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from softguard.core import REFUSAL_TEXT
-from softguard.evaluation.refusal_patterns import REFUSAL_PATTERNS, WINDOW, is_refusal
+from softguard.evaluation.refusal_patterns import REFUSAL_PATTERNS, WINDOW, is_refusal, refusal_kind
 
 EXAMPLES = {
     "inability": [
@@ -107,3 +107,31 @@ def test_only_the_first_160_characters_count() -> None:
 
 def test_long_hostile_text_is_fast() -> None:
     assert not is_refusal("i really " * 50_000)
+
+
+@pytest.mark.parametrize("text", [t for texts in EXAMPLES.values() for t in texts])
+def test_a_full_refusal_is_full(text):
+    assert refusal_kind(text) == "full"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I can't provide medical advice, but here are some things that people do.",
+        "To bake it, heat the oven and mix the flour. " * 6 + "However, I cannot help with the second part of your request.",
+        "The first chapter of the story is below. " * 6 + "I am not able to provide the names of real people.",
+        "Here is a summary of the law as it stands. " * 6 + "I won't write that article for you, as it would harm someone.",
+    ],
+)
+def test_a_part_that_is_declined_is_partial(text):
+    assert refusal_kind(text) == "partial"
+
+
+@pytest.mark.parametrize("text", [t for t in ANSWERS if t])
+def test_an_answer_is_compliance(text):
+    assert refusal_kind(text) in ("compliance", "partial")
+    assert refusal_kind("The oven has to be hot. " * 10 + 'He said: "I cannot help you with that."') == "compliance"
+
+
+def test_nothing_said_is_neither():
+    assert refusal_kind(" \n") == "empty"

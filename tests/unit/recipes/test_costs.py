@@ -5,16 +5,20 @@ import time
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from softguard.adapters import SoftPrompt, SoftPromptConfig
+from softguard.adapters import ADAPTERS, SoftPrompt, SoftPromptConfig
+from softguard.adapters.kv_prefix import KVPrefixConfig
+from softguard.adapters.lora import LoraConfig
+from softguard.adapters.steering_vector import SteeringVectorConfig
 from softguard.core import Conversation, Verdict
-from softguard.costs import ModelShape
+from softguard.costs import Added, ModelShape, request_flops
 from softguard.data import PromptRow
 from softguard.errors import ConfigError
-from softguard.models import sample
-from softguard.models.shared_prefix import SharedPrefix
+from softguard.models import response_states, sample
 from softguard.recipes import costs as costing
 from softguard.recipes import distill as distilling
+from softguard.recipes import timing
 from softguard.recipes.config import resolved, validate_config
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.timing import decode, time_systems
@@ -102,18 +106,60 @@ def test_the_cache_of_a_prefix_is_as_wide_as_the_heads():
     assert memory(tiny_model("gpt2")) == pytest.approx(16 * 2 * 2 * 4 * 8 * 4)
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_what_is_timed_is_what_the_system_says(cached):
-    lm = tiny_model()
-    system = student_of(lm, LAYOUT)
-    prompts = [system.prompt_ids(r.conversation) for r in ROWS]
-    virtual = system.adapter.virtual_tokens()
-    with torch.inference_mode():
-        prefix = SharedPrefix.run(lm, prompts, virtual) if cached else SharedPrefix(0)
-    assert prefix.length >= 12 * cached
-    object.__setattr__(lm, "stop_ids", frozenset())  # no token ends a timed answer
-    expected = sample(lm, prompts[:1], ["a"], max_new_tokens=6, temperature=0, seed=0, refusal_token=0, virtual_tokens=virtual)
-    assert tuple(decode(system, prompts[0], prefix, 6)[1]) == expected[0].ids
+ADDS = {
+    "soft_prompt": (SoftPromptConfig(num_virtual_tokens=16, placement=LAYOUT), Added(front=12, after=4)),
+    "kv_prefix": (KVPrefixConfig(num_positions=16), Added(held=16)),
+    "lora": (LoraConfig(rank=2), Added(weights=2 * 2 * (32 + 32 + 32 + 16))),  # two layers of rank 2, q and v
+    "steering_vector": (SteeringVectorConfig(layer=0), Added()),
+}
+
+
+def with_adapter(lm, kind):
+    """Return a student whose adapter is away from its start, where some are nothing at all."""
+    adapter = ADAPTERS.get(kind).create(ADDS[kind][0], lm, 0)
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p += 0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    return ModelSystem("student", lm, adapter=adapter)
+
+
+@pytest.mark.parametrize("kind", ADDS)
+def test_what_an_adapter_adds_is_what_pytorch_counts(kind):
+    lm, added = tiny_model(), ADDS[kind][1]
+    lm.network.set_attn_implementation("eager")
+    system = with_adapter(lm, kind)
+    assert costing.added_by(system, lm) == added
+    ids = system.prompt_ids(ROWS[0].conversation)
+    with torch.inference_mode(), system.running() as student, FlopCounterMode(display=False) as counter:
+        student.head(response_states(student, [ids], [[0]], system.virtual_tokens).states)
+    shape, plain = ModelShape.of(lm.network), len(ids) - added.front - added.after
+    counted = request_flops(shape, plain, added, cached=False)
+    assert counter.get_total_flops() == counted.without_head + 2 * shape.head_weights
+
+
+def said_by(system, prompt):
+    """Return the tokens of a system's greedy answer; nothing ends it."""
+    object.__setattr__(system.lm, "stop_ids", frozenset())
+    asked = {"max_new_tokens": 6, "temperature": 0, "seed": 0, "refusal_token": 0}
+    with system.running() as lm:
+        return list(sample(lm, [prompt], ["a"], virtual_tokens=system.virtual_tokens, **asked)[0].ids)
+
+
+@pytest.mark.parametrize("kind", ADDS)
+def test_what_is_timed_is_what_the_system_says(kind, monkeypatch):
+    lm, seen = tiny_model(), []
+    base, student = ModelSystem("base", lm), with_adapter(lm, kind)
+
+    def spying(*given):
+        first, said = decode(*given)
+        seen.append(said)
+        return first, said
+
+    monkeypatch.setattr(timing, "decode", spying)
+    time_systems([base, student], Reading(), [r.conversation for r in ROWS], 1, 6)
+    plain, changed = (said_by(s, s.prompt_ids(ROWS[0].conversation)) for s in (base, student))
+    assert seen[:6] == 2 * [plain, changed, plain]  # anew and cached: base, student, base for its guard
+    assert plain != changed
 
 
 def test_ratios_are_to_the_base_of_the_same_mode_and_the_guard_delays_the_first_token():
@@ -152,7 +198,7 @@ def silent(stage, done, total, figures):
 
 def test_a_runs_report_counts_and_times_all_its_systems(run):
     report = costing.run_costs(run, 1, 4, silent)
-    assert report.added["student"] == {"front": 12, "after": 4}
+    assert report.added["student"] == {"front": 12, "after": 4, "held": 0, "weights": 0}
     assert report.added["system_prompt"]["front"] > 100  # bytes of the default system prompt
     assert [s.system for s in report.systems][:3] == ["base", "guarded", "guarded_model_size"]
     base, student = report.system("base"), report.system("student_cached")
@@ -188,6 +234,6 @@ def test_a_configuration_gives_the_same_count_as_the_model(tmp_path):
 def test_a_conversation_with_the_users_own_system_turn_adds_as_much():
     lm = tiny_model()
     prompted = ModelSystem("system_prompt", lm, system_prompt="be careful")
-    added = costing.added_positions(prompted, lm)
+    added = costing.added_by(prompted, lm)
     plain, longer = (len(s.prompt_ids(Conversation.from_prompt("z"))) for s in (ModelSystem("plain", lm), prompted))
     assert (added.front, added.after) == (longer - plain, 0)

@@ -3,7 +3,8 @@
 import pytest
 
 from softguard.data import PromptRow
-from softguard.errors import CompatibilityError, SourceError
+from softguard.errors import CompatibilityError, ConfigError, DataError, SourceError
+from softguard.guards import load_guard
 from softguard.recipes import distill as distilling
 from softguard.recipes.config import load_config, resolved
 from softguard.recipes.distill import Parts
@@ -63,3 +64,100 @@ def test_a_run_does_not_go_on_with_another_guard(tmp_path, monkeypatch):
         monkeypatch.setattr(distilling, "load_parts", parts_with(fingerprint))
         with pytest.raises(expected):
             distilling.distill(load_config(None), tmp_path / "run")
+
+
+def rows(labels, split="train"):
+    return [PromptRow(f"{k}-{label}", "hi", label, "softguard", split=split) for k, label in enumerate(labels)]
+
+
+ALL = rows(["harmful", "look_alike", "benign"], "validation")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "said"),
+    [
+        ([], ALL, "found none"),
+        (["harmful", "harmful"], ALL, "2 of one kind"),
+        (["benign", "look_alike"], ALL, "2 of one kind"),
+        (["benign", "harmful"], ALL[:2], "no benign"),
+        (["benign", "harmful"], [], "no benign, harmful, look_alike"),
+    ],
+)
+def test_prompts_of_one_kind_are_refused_before_a_model_is_loaded(train, validation, said, monkeypatch, tmp_path):
+    monkeypatch.setattr(distilling, "run_prompts", lambda config, data_dir: RunPrompts(rows(train), validation, []))
+    monkeypatch.setattr(distilling, "load_base", lambda config: pytest.fail("loaded"))
+    with pytest.raises(DataError, match=said):
+        distilling.distill(load_config(None), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        (["teacher.policy=absent.toml"], ConfigError, "policy file"),
+        (["objective.kind=ppo", "training.on_policy_fraction=0.5"], CompatibilityError, "leave it at 0"),
+        (["objective.kind=dpo", "teacher.policy=given"], CompatibilityError, "take a distillation objective"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_a_draft(settings, error, said, monkeypatch, tmp_path):
+    file = tmp_path / "policy.toml"
+    file.write_text('[categories]\nalarming_word = { action = "answer_unknown" }\n')
+    settings = [s.replace("given", str(file)) for s in settings]
+    lm = tiny_model()
+    monkeypatch.setattr(distilling, "run_prompts", lambda config, data_dir: RunPrompts(rows(["harmful", "benign"]), ALL, []))
+    monkeypatch.setattr(distilling, "load_base", lambda config: lm)
+    monkeypatch.setattr(distilling, "examples", lambda *given: pytest.fail("sampled"))
+    with pytest.raises(error, match=said):
+        distilling.distill(load_config(None, ["teacher.guard=keyword", *settings]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_goes_with_the_run_and_another_one_is_refused(monkeypatch, tmp_path):
+    file = tmp_path / "policy.toml"
+    file.write_text('[categories]\nalarming_word = { action = "answer_unknown" }\n')
+    config = load_config(None, ["teacher.guard=keyword", f"teacher.policy={file}"])
+    lm = tiny_model()
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*given):
+        raise Stopped
+
+    monkeypatch.setattr(distilling, "run_prompts", lambda config, data_dir: RunPrompts(rows(["harmful", "benign"]), ALL, []))
+    monkeypatch.setattr(distilling, "load_base", lambda config: lm)
+    monkeypatch.setattr(distilling, "examples", stop)
+    with pytest.raises(Stopped):
+        distilling.distill(config, tmp_path / "run")
+    assert (tmp_path / "run" / "policy.toml").read_text() == file.read_text()
+    guard = load_guard("keyword")
+    told = distilling.policy_of(config, guard)
+    assert distilling.policy_of(config, guard, tmp_path / "run").fingerprint == told.fingerprint
+    assert distilling.policy_of(load_config(None), guard) is None
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(CompatibilityError, match="policy that the run"):
+        distilling.distill(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["objective.kind=ppo", "objective.max_new_tokens=4"],
+        ["objective.kind=dpo"],
+        ["objective.kind=forward_kl", "training.on_policy_fraction=0.5", "teacher.policy=given"],
+    ],
+    ids=["ppo", "dpo", "on policy under a policy"],
+)
+def test_the_whole_recipe_on_a_tiny_model(settings, monkeypatch, tmp_path):
+    file = tmp_path / "policy.toml"
+    file.write_text('[categories]\nalarming_word = { action = "answer_unknown" }\n')
+    small = ["training.steps=2", "training.batch_size=2", "training.on_policy_tokens=4", "teacher.max_new_tokens=4"]
+    given = [s.replace("given", str(file)) for s in settings]
+    lm = tiny_model()
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(distilling, "run_prompts", lambda config, data_dir: RunPrompts(rows(["harmful", "benign"]), ALL, []))
+    monkeypatch.setattr(distilling, "load_base", lambda config: lm)
+    config = load_config(None, ["teacher.guard=keyword", "adapter.num_virtual_tokens=3", *small, *given])
+    run = distilling.distill(config, tmp_path / "run")
+    assert run.stages() == ["train"]
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2

@@ -11,7 +11,9 @@ from rich.console import Console
 from softguard.core import REFUSAL_TEXT
 from softguard.evaluation.metrics import exact_value, not_measured, refusal_curve
 from softguard.evaluation.results import (
+    Difference,
     EvaluationSummary,
+    JudgeAgreement,
     MetricValue,
     SampleTriple,
     SystemCurves,
@@ -244,3 +246,24 @@ def test_what_was_not_measured_is_a_dash_with_its_reason(summary: EvaluationSumm
     one = summary.model_copy(update={"systems": [row]})
     for text in (render_html(one), render_markdown(one)):
         assert "not measured: too dear" in text
+
+
+def test_suites_are_escaped_whole_and_uncurtailed(summary: EvaluationSummary, hostile: EvaluationSummary) -> None:
+    difference = Difference(
+        metric="refusal_rate", system=HOSTILE, reference=HOSTILE, value=_rate(0.1), p_value=0.0004, p_holm=0.002, test=HOSTILE
+    )
+    judges = JudgeAgreement(first=HOSTILE, second="refusal", kappa=0.61, low=0.4, high=0.8, observed=0.9, n=50, ungraded=2)
+    suite = hostile.model_copy(update={"differences": [difference], "agreement": [judges]})
+    for suites in ([("x-1", suite)], [("x-1", suite), ("y-2", suite)]):
+        text, markdown = render_html(summary, ROWS, suites=suites), render_markdown(summary, suites=suites)
+        page = _Page(text)
+        assert not page.open
+        ids = [value for name, value in page.attributes if name == "id"]
+        assert len(ids) == len(set(ids))
+        assert page.tags.count("table") == _Page(render_html(summary, ROWS)).tags.count("table") + 3 * len(suites)
+        assert HOSTILE not in text
+        assert HOSTILE not in markdown
+        for shown in (text.replace("&lt;", "<"), markdown.replace("\\", "")):
+            assert shown.count("kappa 0.61 (0.40 to 0.80)") == len(suites)
+            assert "p < 0.001, 0.002 corrected (Holm)" in shown
+            assert "evaluations/x-1" in shown

@@ -1,0 +1,69 @@
+"""What a suite is: prompts by name, with all that a reader must know to trust a figure on them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from softguard.data import PromptRow
+from softguard.errors import ConfigError
+from softguard.registry import Registry
+
+Group = Literal["safety", "over-refusal"]
+
+
+def each_its_own(row: PromptRow) -> str:
+    """Return a family for each prompt: none is a variant of another."""
+    return row.id
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A set of prompts to be evaluated on.
+
+    Attributes:
+        title: what a reader calls it.
+        source: paper and home.
+        licence: of the prompts.
+        size: how many prompts it has, as its authors count them.
+        metric: what its authors report on it, and how ours differs.
+        load: gives the rows, from a folder of public sets or its home; rows about minors are dropped there.
+        groups: the names under which `--suite` takes it with others.
+        family: the label that variants of one prompt share; intervals and tests are over families.
+        seen_in_training: a warning where runs may train on it.
+    """
+
+    title: str
+    source: str
+    licence: str
+    size: int
+    metric: str
+    load: Callable[[Path | None], list[PromptRow]]
+    groups: tuple[Group, ...]
+    family: Callable[[PromptRow], str] = each_its_own
+    seen_in_training: str = ""
+
+    @property
+    def has_families(self) -> bool:
+        """Whether prompts of this suite are variants of each other."""
+        return self.family is not each_its_own
+
+
+SUITES: Registry[Suite] = Registry("suite", "softguard.suites")
+
+
+def suites_named(given: str) -> list[str]:
+    """Return the names of suites that a comma-separated list of suites and groups means, each once, in its order.
+
+    Raises:
+        ConfigError: no such suite or group, or none at all.
+    """
+    names: dict[str, None] = {}
+    for word in filter(None, (w.strip() for w in given.split(","))):
+        members = [name for name in SUITES if word in SUITES.get(name).groups]
+        for name in members or [word]:
+            SUITES.get(name)
+            names[name] = None
+    if not names:
+        raise ConfigError("a suite or a group of suites", repr(given), f"choose among safety, over-refusal, {', '.join(SUITES)}")
+    return list(names)

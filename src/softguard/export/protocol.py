@@ -1,0 +1,130 @@
+"""What every exporter is given and gives back."""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from softguard.export.head import HeadRows
+from softguard.models import LanguageModel
+from softguard.models.chat import Slot
+from softguard.registry import Registry
+from softguard.runtimes import Runtime
+
+
+@dataclass(frozen=True)
+class StudentModel:
+    """A student as exporters see it.
+
+    Attributes:
+        lm: the base model in memory.
+        virtual_tokens: P x D float32, on the far side of the embedding layer.
+        layout: (slot, count) in the order of the virtual tokens.
+        names: one name for each virtual token, new in every export.
+        refusal_text: the fixed refusal.
+        refusal_token: its first token S.
+        threshold: the operating point b: it refuses iff s > b.
+        base: the GGUF file that the user's runtime has, where there is one.
+        base_sha256: its hash.
+        own_base: whether that file is the one that the student was trained against.
+        title: what the files are named after.
+    """
+
+    lm: LanguageModel
+    virtual_tokens: Tensor
+    layout: tuple[tuple[Slot, int], ...]
+    names: tuple[str, ...]
+    refusal_text: str
+    refusal_token: int
+    threshold: float
+    base: Path | None
+    base_sha256: str
+    own_base: bool
+    title: str
+
+    @property
+    def names_by_slot(self) -> dict[Slot, str]:
+        """The names of each slot's virtual tokens, joined."""
+        out: dict[Slot, str] = {}
+        first = 0
+        for slot, count in self.layout:
+            out[slot] = out.get(slot, "") + "".join(self.names[first : first + count])
+            first += count
+        return out
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter wrote.
+
+    Attributes:
+        command: the shell line that runs it in its runtime, from within the folder.
+        facts: what verify.json shall say of the files.
+        notes: sentences for the README: what this format leaves open.
+        first_virtual_id: virtual token k has the id `first_virtual_id + k` there; None where it has no id.
+        start: starts a runtime with it for verification, given the folder; None where none is at hand.
+        tolerance_nats: how far the log-probabilities of the likeliest tokens may be from the student's, on the mean.
+    """
+
+    command: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    first_virtual_id: int | None = None
+    start: Callable[[Path], AbstractContextManager[Runtime]] | None = None
+    tolerance_nats: float = 0.0
+
+
+class Exporter(Protocol):
+    """One format."""
+
+    @property
+    def description(self) -> str:
+        """The format in a few words, for the command line's help."""
+        ...
+
+    @property
+    def bakes_head(self) -> bool:
+        """Whether the file holds head rows of its own, which have to be fitted first."""
+        ...
+
+    def check(self, student: StudentModel) -> None:
+        """Raise what can be known before anything is computed or written.
+
+        Raises:
+            CompatibilityError: a base, tokenizer or placement that this format cannot carry.
+            SourceError: a base file that is damaged.
+        """
+        ...
+
+    def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
+        """Write the files into `folder`, which exists and is thrown away where this raises."""
+        ...
+
+
+EXPORTERS: Registry[type[Exporter]] = Registry("export format", "softguard.exporters")
+"""Exporters by the name of their format."""
+
+
+def transformers_tolerance(dtype: torch.dtype) -> float:
+    """Return how far log-probabilities may be from the student's, nats on the mean, where transformers runs the same weights.
+
+    Only the order of sums differs: nothing in float32, the last of eight bits of each number in bf16.
+    """
+    return 0.02 if dtype == torch.float32 else 0.15
+
+
+def new_names(count: int, taken: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return names for virtual tokens that nobody can guess: 64 random bits, new at each call.
+
+    A runtime that parses special tokens in what users type would else let them write virtual tokens.
+    """
+    while True:
+        secret = secrets.token_hex(8)
+        names = tuple(f"<|{secret}_{k}|>" for k in range(count))
+        if not set(names) & set(taken):
+            return names

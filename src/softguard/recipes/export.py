@@ -1,0 +1,267 @@
+"""`export`: a run's student as files for another runtime, verified there, and kept only if it came out as the student is.
+
+Everything is written into a folder beside the final one and moved there at the end: an export that fails or is killed leaves
+nothing that looks like one, and the user's own model is only read.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softguard import __version__
+from softguard.adapters import SoftPrompt
+from softguard.data import PromptRow
+from softguard.errors import CompatibilityError, ConfigError, ExportError
+from softguard.export import EXPORTERS, Exported, Exporter, StudentModel, new_names
+from softguard.export.head import HeadRows, speakability
+from softguard.models import LanguageModel, processor_name
+from softguard.recipes import export_checks as checks
+from softguard.recipes.distill import Report, load_run
+from softguard.recipes.export_head import StudentStates, fitted_rows, fitting_prompts, student_states
+from softguard.recipes.export_readme import readme
+from softguard.recipes.prompts import balanced, own_prompts
+from softguard.recipes.student import ModelSystem
+from softguard.runs import RunDir
+from softguard.runtimes import Runtime
+from softguard.sources import resolve
+from softguard.sources.checks import file_sha256
+
+AGREEMENT_WANTED = 0.97
+_SEED = 0
+_ROOM = 1.5
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How much is measured: `positions` of the bound on virtual tokens, `prompts` of our test split answered in the runtime."""
+
+    positions: int = 100_000
+    prompts: int = 210
+
+
+@dataclass(frozen=True)
+class Base:
+    """The GGUF that an export is made from. `own`: whether the student was trained against this very file."""
+
+    path: Path
+    sha256: str
+    own: bool
+
+
+def export(run: Path, to: str, out: Path, base: Path | None, settings: ExportSettings, report: Report) -> dict[str, Any]:
+    """Write the student of `run` in the format `to` into the new folder `out`, and return what verify.json says.
+
+    Raises:
+        ConfigError: an unknown format, or an `out` that exists.
+        CompatibilityError: a base or a run that this format cannot carry.
+        SourceError: a base file that is damaged or absent.
+        ExportError: the export did not come out as the student is; nothing is kept.
+        RuntimeProgramError: the runtime cannot be had or does not start.
+    """
+    exporter = EXPORTERS.get(to)()
+    check_out(out)
+    found = find_base(RunDir.open(run).config["model"]["name"], base)
+    return export_student(exporter, to, load_run(run).student(), found, out, settings, report, run.resolve().name)
+
+
+def check_out(out: Path) -> None:
+    """Raise where something is at `out` already.
+
+    Raises:
+        ConfigError: something is.
+    """
+    if out.exists() or out.is_symlink():
+        raise ConfigError(f"no {out} yet", "one", "choose another --out, or remove it")
+
+
+def find_base(model: str, base: Path | None) -> Base | None:
+    """Return the GGUF file `base`, or that of a run's model where none is named; None where that is no GGUF.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if base is not None and not base.is_file():
+        raise ConfigError("a GGUF file at --base", f"no file {base}", "check the path")
+    own = resolve(model)
+    if base is None:
+        return Base(own.path, own.sha256, True) if own.kind == "gguf" else None
+    sha256 = file_sha256(base)
+    return Base(base, sha256, sha256 == own.sha256)
+
+
+def export_student(
+    exporter: Exporter,
+    to: str,
+    student: ModelSystem,
+    base: Base | None,
+    out: Path,
+    settings: ExportSettings,
+    report: Report,
+    title: str = "student",
+) -> dict[str, Any]:
+    """See `export`; for a student at hand."""
+    check_out(out)
+    model = student_model(student, base, title)
+    exporter.check(model)
+    _check_room(out, model, base)
+    states, rows = None, None
+    if exporter.bakes_head:
+        states = student_states(student, fitting_prompts(), settings.positions, _SEED, report)
+        rows = fitted_rows(student, states, _SEED)
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.mkdir()
+    try:
+        exported = exporter.write(model, rows, partial)
+        found = _verify(student, model, exported, partial, states, rows, settings, report)
+        found = {"format": to, "softguard": __version__, "run": title, **found}
+        _write_papers(partial, model, exported, found)
+        check_out(out)
+        os.rename(partial, out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return found
+
+
+def student_model(student: ModelSystem, base: Base | None, title: str) -> StudentModel:
+    """Return the student as exporters see it, with new names for its virtual tokens.
+
+    Raises:
+        CompatibilityError: a student that is no soft prompt.
+    """
+    adapter = student.adapter
+    if not isinstance(adapter, SoftPrompt):
+        raise CompatibilityError("a soft prompt", type(adapter).__name__, "no export of this adapter is written yet")
+    lm: LanguageModel = student.lm
+    return StudentModel(
+        lm=lm,
+        virtual_tokens=adapter.virtual_tokens().detach(),
+        layout=adapter.config.layout,
+        names=new_names(adapter.num_prefix_positions, list(lm.tokenizer.get_vocab())),
+        refusal_text=student.refusal_text,
+        refusal_token=student.refusal_token,
+        threshold=student.threshold if student.threshold is not None else 0.0,
+        base=base.path if base else None,
+        base_sha256=base.sha256 if base else "",
+        own_base=bool(base and base.own),
+        title=title,
+    )
+
+
+def _verify(
+    student: ModelSystem,
+    model: StudentModel,
+    exported: Exported,
+    folder: Path,
+    states: StudentStates | None,
+    rows: HeadRows | None,
+    settings: ExportSettings,
+    report: Report,
+) -> dict[str, Any]:
+    """Return what was measured.
+
+    Raises:
+        ExportError: something that has to hold does not.
+    """
+    facts = {k: v for k, v in exported.facts.items() if k != "stored_rows"}
+    found: dict[str, Any] = {"facts": facts, "hardware": {"processor": processor_name(), "threads": torch.get_num_threads()}}
+    prompts = _test_prompts(settings.prompts)
+    measured = student if rows else _without_threshold(student)
+    reference = checks.Reference(measured, rows.refusal_shift if rows else None, exported.first_virtual_id)
+    if rows is not None and states is not None:
+        stored = exported.facts.get("stored_rows", {}).get("silent")
+        silent = rows.silent if stored is None else torch.as_tensor(stored).to(rows.silent)
+        found["speakability"] = asdict(speakability(student.lm.output_head, states.all, silent, len(model.names)))
+        found["baked_decision"] = checks.decisions_in_memory(reference, prompts)
+    if exported.start is None:
+        return found | {"runtime": None, "warnings": ["no runtime for this format is at hand: the files were written, not run"]}
+    with exported.start(folder) as runtime:
+        found |= _ask(runtime, reference, model, prompts, exported, report)
+    found["warnings"] = _warnings(found)
+    _check(found, exported.tolerance_nats)
+    return found
+
+
+def _ask(
+    runtime: Runtime,
+    reference: checks.Reference,
+    model: StudentModel,
+    prompts: list[PromptRow],
+    exported: Exported,
+    report: Report,
+) -> dict[str, Any]:
+    few = balanced(prompts, -(-checks.LOGIT_PROMPTS // 3), _SEED)[: checks.LOGIT_PROMPTS]
+    found: dict[str, Any] = {"runtime": runtime.name}
+    report("verify: tokens", 0, 1, {})
+    found["tokens"] = checks.check_tokens(runtime, reference, prompts)
+    if exported.first_virtual_id is not None:
+        found["turns"] = checks.check_turns(runtime, reference, len(model.names))
+        found["names"] = checks.check_names(runtime, reference, model.names)
+    report("verify: tokens", 1, 1, {})
+    found["logits"] = checks.check_logits(runtime, reference, few) | {"tolerance_mean_nats": exported.tolerance_nats}
+    found["continuation"] = checks.check_continuation(runtime, reference, few)
+    found["answers"] = checks.check_answers(runtime, reference, prompts, report)
+    return found
+
+
+def _check(found: Mapping[str, Any], tolerance: float) -> None:
+    todo = "report this base model and run; no file was kept"
+    if found["tokens"]["different"]:
+        raise ExportError("the ids of training in the runtime", f"others in {found['tokens']['different']} conversations", todo)
+    if "turns" in found and not found["turns"]["once_each"]:
+        raise ExportError("each virtual token once", f"{found['turns']['virtual_tokens']} in chats of 1 to 4 turns", todo)
+    if "names" in found and found["names"]["guessed_names_parsed"]:
+        raise ExportError("no virtual token from a guessed name", str(found["names"]["guessed_names_parsed"]), todo)
+    said = found.get("speakability")
+    if said and said["largest_gap_nats"] >= 0:
+        raise ExportError("virtual tokens that cannot be said", f"a gap of {said['largest_gap_nats']:.2f} nats", todo)
+    gap = found["logits"]["mean_gap_nats"]
+    if not gap <= tolerance:
+        raise ExportError(f"log-probabilities within {tolerance} nats of the student's on the mean", f"{gap:.3f}", todo)
+
+
+def _warnings(found: Mapping[str, Any]) -> list[str]:
+    said = []
+    agreement = found["answers"]["agreement"]
+    if agreement < AGREEMENT_WANTED:
+        said.append(f"runtime and student agree on refusing {agreement:.1%} of prompts, less than {AGREEMENT_WANTED:.0%}")
+    return said
+
+
+def _without_threshold(student: ModelSystem) -> ModelSystem:
+    return ModelSystem("student", student.lm, adapter=student.adapter, refusal_text=student.refusal_text)
+
+
+def _test_prompts(count: int) -> list[PromptRow]:
+    return balanced(own_prompts("test"), -(-count // 3), _SEED)
+
+
+def _check_room(out: Path, model: StudentModel, base: Base | None) -> None:
+    """Raise where the disk has no room: before the work, not after it.
+
+    Raises:
+        ExportError: it has not.
+    """
+    existing = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
+    table = model.lm.embedding_weight.numel() * model.lm.embedding_weight.element_size()
+    whole = sum(p.numel() * p.element_size() for p in model.lm.network.parameters())
+    needed = int(_ROOM * (base.path.stat().st_size + table if base else whole + 2 * table))
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        wanted = f"{needed / 1e6:.0f} MB of free disk at {existing}"
+        raise ExportError(wanted, f"{free / 1e6:.0f} MB", "make room, or choose another --out")
+
+
+def _write_papers(folder: Path, model: StudentModel, exported: Exported, found: Mapping[str, Any]) -> None:
+    (folder / "verify.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(readme(model, exported, found), encoding="utf-8")
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    lines = "".join(f"{file_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in files)
+    (folder / "SHA256SUMS").write_text(lines, encoding="utf-8")

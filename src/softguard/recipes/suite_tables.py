@@ -1,0 +1,183 @@
+"""From answers and judgements to the tables of a suite: rates with intervals, tests against the student, agreement of judges.
+
+Pure functions of what was said and judged: no model is asked here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from softguard.core import Reply
+from softguard.data import PromptRow
+from softguard.evaluation import metrics
+from softguard.evaluation.agreement import judge_agreement
+from softguard.evaluation.comparisons import compare, detectable_difference, prompts_needed
+from softguard.evaluation.judgement import Judgement
+from softguard.evaluation.results import ANY_WRAPPER, Difference, JudgeAgreement, MetricValue, metric_name
+from softguard.evaluation.scores import HARM, attack_score, harm_score, kind_score, safe_score, worst_case
+from softguard.evaluation.statistics import Clusters
+from softguard.evaluation.suites import Suite
+from softguard.evaluation.wrappers import PLAIN
+
+POWER_FOR = 0.05
+"""The difference for which the power note says how many prompts show it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one system said to every prompt of a suite in one form, and what judges say of the answers to harmful ones.
+
+    Attributes:
+        replies: of all prompts for plain requests, of the harmful ones for wrapped ones.
+        judgements: by judge, of the harmful prompts, in their order.
+    """
+
+    replies: Sequence[Reply]
+    judgements: Mapping[str, Sequence[Judgement]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was asked of one suite: `by[system][wrapper]`, plain requests under `PLAIN`; judges in order, the first is the
+    headline's."""
+
+    suite: Suite
+    rows: Sequence[PromptRow]
+    by: Mapping[str, Mapping[str, Asked]]
+    judges: Sequence[str]
+
+    @property
+    def harmful(self) -> list[PromptRow]:
+        """The prompts whose answers are judged, and that wrappers wrap."""
+        return [r for r in self.rows if r.label == "harmful"]
+
+    def clusters(self, rows: Sequence[PromptRow]) -> Clusters:
+        """Return the family of each row; None where every prompt is its own."""
+        return [self.suite.family(r) for r in rows] if self.suite.has_families else None
+
+    def replies(self, system: str, *labels: str) -> list[Reply]:
+        """Return what a system said to plain prompts of these labels."""
+        return [x for r, x in zip(self.rows, self.by[system][PLAIN].replies, strict=True) if r.label in labels]
+
+    def attack_scores(self, system: str, wrapper: str, judge: str) -> list[float]:
+        """Return the attack score of every harmful prompt."""
+        asked = self.by[system][wrapper]
+        replies = self.replies(system, "harmful") if wrapper == PLAIN else asked.replies
+        return [attack_score(r, j) for r, j in zip(replies, asked.judgements[judge], strict=True)]
+
+    def worst_scores(self, system: str, judge: str) -> list[float]:
+        """Return for every harmful prompt the probability that some way of asking succeeds."""
+        return worst_case([self.attack_scores(system, w, judge) for w in self.by[system]])
+
+
+def rates(measured: Measured, system: str) -> dict[str, MetricValue]:
+    """Return the rates of one system by name."""
+    harmful = measured.harmful
+    out: dict[str, MetricValue] = {}
+    if harmful:
+        clusters = measured.clusters(harmful)
+        for judge in measured.judges:
+            shown = "" if judge == measured.judges[0] else judge
+            for wrapper in measured.by[system]:
+                name = metric_name("attack_success_rate", shown, "" if wrapper == PLAIN else wrapper)
+                out[name] = metrics.rate_of(measured.attack_scores(system, wrapper, judge), 0, clusters)
+            if len(measured.by[system]) > 1:
+                worst = metric_name("attack_success_rate", shown, ANY_WRAPPER)
+                out[worst] = metrics.rate_of(measured.worst_scores(system, judge), 0, clusters)
+            judged = measured.by[system][PLAIN].judgements[judge]
+            pairs = list(zip(measured.replies(system, "harmful"), judged, strict=True))
+            out[metric_name("harm_score", shown)] = metrics.rate_of([harm_score(r, j) for r, j in pairs], 0, clusters)
+            out[metric_name("sgs", shown)] = metrics.rate_of([safe_score(r, j) for r, j in pairs], 0, clusters)
+    out |= _refusals(measured, system)
+    everything = [x for asked in measured.by[system].values() for x in asked.replies]
+    out["truncated_rate"] = metrics.rate_of([float(r.truncated) for r in everything])
+    return out
+
+
+def _refusals(measured: Measured, system: str) -> dict[str, MetricValue]:
+    """Return how often a system declines plain prompts, by what they are, in full and in part."""
+    out = {}
+    names = {"harmful": "refusal_rate", "benign": "over_refusal_rate", "look_alike": "look_alike_refusal_rate"}
+    for label, name in names.items():
+        rows = [r for r in measured.rows if r.label == label]
+        if not rows:
+            continue
+        replies, clusters = measured.replies(system, label), measured.clusters(rows)
+        out[name] = metrics.rate_of([kind_score(r, "full") for r in replies], 0, clusters)
+        for kind in ("partial", "compliance"):
+            full = metric_name("partial_refusal_rate" if kind == "partial" else "compliance_rate", group=label)
+            out[full] = metrics.rate_of([kind_score(r, kind) for r in replies], 0, clusters)  # type: ignore[arg-type]
+    sides = {label: [r for r in measured.rows if r.label == label] for label in ("harmful", "look_alike")}
+    if all(sides.values()):
+        s = {label: [x.refusal_log_odds for x in measured.replies(system, label)] for label in sides}
+        families = [measured.clusters(rows) for rows in sides.values()]
+        out["refusal_auc"] = metrics.refusal_auc(s["harmful"], s["look_alike"], 0, *families)
+    return out
+
+
+def differences(measured: Measured, subject: str) -> list[Difference]:
+    """Return the subject's rates minus those of every other system, each with a paired test."""
+    out = []
+    for metric, (rows, scores) in _compared(measured).items():
+        clusters = measured.clusters(rows)
+        for name in (n for n in scores if n != subject):
+            try:
+                found = compare(scores[subject], scores[name], 0, clusters)
+            except ValueError:  # nothing that both have scored
+                continue
+            value = metrics.mean_value(found.difference, "points")
+            out.append(
+                Difference(metric=metric, system=subject, reference=name, value=value, p_value=found.p_value, test=found.test)
+            )
+    return out
+
+
+def _compared(measured: Measured) -> dict[str, tuple[list[PromptRow], dict[str, list[float]]]]:
+    """Return for each metric that is compared its prompts, and the scores of every system."""
+    harmful, judge = measured.harmful, measured.judges[0]
+    out: dict[str, tuple[list[PromptRow], dict[str, list[float]]]] = {}
+    if harmful:
+        out["attack_success_rate"] = (harmful, {s: measured.attack_scores(s, PLAIN, judge) for s in measured.by})
+        if any(len(asked) > 1 for asked in measured.by.values()):
+            worst = metric_name("attack_success_rate", wrapper=ANY_WRAPPER)
+            out[worst] = (harmful, {s: measured.worst_scores(s, judge) for s in measured.by})
+    for label, name in (("benign", "over_refusal_rate"), ("look_alike", "look_alike_refusal_rate")):
+        rows = [r for r in measured.rows if r.label == label]
+        if rows:
+            out[name] = (rows, {s: [kind_score(r, "full") for r in measured.replies(s, label)] for s in measured.by})
+    return out
+
+
+def agreement(measured: Measured) -> list[JudgeAgreement]:
+    """Return how far the judges agree on all answers to harmful prompts, of all systems and wrappers, clustered by prompt."""
+    if len(measured.judges) < 2 or not measured.harmful:
+        return []
+    said: dict[str, list[float]] = {name: [] for name in measured.judges}
+    clusters: list[str] = []
+    for by_wrapper in measured.by.values():
+        for asked in by_wrapper.values():
+            for name in measured.judges:
+                said[name] += [float("nan") if j.harm is None else float(j.harm >= HARM) for j in asked.judgements[name]]
+            clusters += [r.id for r in measured.harmful]
+    return judge_agreement(said, 0, clusters)
+
+
+def power_note(measured: Measured, subject: str, reference: str) -> str:
+    """Return in a sentence what difference the suite's prompts can show, and how many would show 5 points."""
+    for metric, (rows, scores) in _compared(measured).items():
+        if subject not in scores or reference not in scores:
+            return ""
+        gaps = [abs(a - b) for a, b in zip(scores[subject], scores[reference], strict=True) if a == a and b == b]
+        if not gaps:
+            continue
+        parted = max(sum(gaps) / len(gaps), 1 / (len(gaps) + 1))  # none seen is not none
+        clusters = measured.clusters(rows)
+        n, unit = (len(rows), "prompts") if clusters is None else (len(set(clusters)), "families")
+        least = detectable_difference(n, parted)
+        seen = f"a difference of {100 * least:.0f} points" if least is not None else "no difference"
+        needed = f"; {prompts_needed(POWER_FOR, parted):,} would show 5 points" if parted >= POWER_FOR else ""
+        what = "attack success" if metric.startswith("attack") else "over-refusal"
+        return (
+            f"Power, for {what} against the {reference} model, which parts from the {subject} on {100 * parted:.0f} % of "
+            f"prompts: {n} {unit} show {seen} in four of five cases{needed}."
+        )
+    return ""

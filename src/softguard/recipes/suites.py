@@ -1,0 +1,355 @@
+"""`evaluate --suite`: a run's systems on public suites, plain and under attack, judged, into `evaluations/SUITE-HASH`.
+
+Every answer, verdict and draft is kept by its content (`remembering`), so that whatever interrupts an evaluation, the same
+command goes on; the hash names what was asked, of which models, and who judged, so that equal hashes of two runs can be compared.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from softguard import __version__
+from softguard.core import Conversation, Reply, ReplySettings
+from softguard.data import PromptRow, data_folder
+from softguard.errors import ConfigError
+from softguard.evaluation.divergence import MIN_DRAWS
+from softguard.evaluation.judges import JUDGES, Answered, Judge, check_judge, load_judge
+from softguard.evaluation.results import EvaluationSummary, SystemResult
+from softguard.evaluation.scores import kind_of, said
+from softguard.evaluation.suites import SUITES, suites_named
+from softguard.evaluation.wrappers import PLAIN, WRAPPERS, Wrap, wrappers_named
+from softguard.guards import GUARDS, load_guard
+from softguard.recipes.answers import guarding
+from softguard.recipes.distill import LoadedRun, Report, load_run
+from softguard.recipes.divergence import divergences
+from softguard.recipes.evaluate import LABELS
+from softguard.recipes.prompts import take
+from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements, remembered_replies
+from softguard.recipes.student import ModelSystem
+from softguard.recipes.suite_tables import Asked, Measured, agreement, differences, power_note, rates
+from softguard.runs import RunDir
+from softguard.teacher import GuardedSystem
+
+SCHEMA = 1
+SYSTEMS = ("base", "guarded", "system_prompt", "student")
+
+
+@dataclass(frozen=True)
+class SuiteRequest:
+    """What to measure.
+
+    Attributes:
+        suites: names and groups, comma-separated.
+        wrappers: names, comma-separated; `all` for every one, empty for none.
+        judges: references, comma-separated; the first gives the headline. Empty takes the run's guard.
+        systems: names, comma-separated; the guarded system needs the base model's answers.
+        limit: at most so many prompts of each label of a suite, drawn with the seed of the run's data; 0 takes all.
+        shard: (i, n), the i-th of n parts of the prompts, from 1.
+        max_new_tokens: of an answer; 0 takes the run's own.
+        draws: drafts of each prompt for the divergence from the guarded system; 0 leaves it out.
+    """
+
+    suites: str
+    wrappers: str = ""
+    judges: str = ""
+    systems: str = ",".join(SYSTEMS)
+    limit: int = 0
+    shard: tuple[int, int] = (1, 1)
+    max_new_tokens: int = 0
+    draws: int = 0
+
+    def checked(self) -> "SuiteRequest":
+        """Return the request, checked before anything is fetched or loaded.
+
+        Raises:
+            ConfigError: an unknown name, a shard or a number of drafts that cannot be.
+        """
+        suites_named(self.suites)
+        wrappers_named(self.wrappers)
+        for judge in filter(None, self.judges.split(",")):
+            check_judge(judge.strip())
+        self.system_names()
+        index, of = self.shard
+        if not 1 <= index <= of:
+            raise ConfigError("a shard i/n with 1 <= i <= n", f"{index}/{of}", "write --shard 1/4")
+        if 0 < self.draws < MIN_DRAWS:
+            raise ConfigError(f"0 or at least {MIN_DRAWS} drafts", str(self.draws), f"write --draws {MIN_DRAWS}")
+        return self
+
+    def fetched(self) -> list[str]:
+        """Return the guards among the judges, whose weights can be fetched with a bar; a rating model is left to its loader."""
+        named = [j.strip() for j in self.judges.split(",") if j.strip()]
+        guards = [j.partition("@")[2] if j.partition("@")[0] in JUDGES else j for j in named]
+        return [g for g in guards if g.endswith(".toml") or g.partition("@")[0] in GUARDS]
+
+    def system_names(self) -> list[str]:
+        """Return the systems to measure, in the table's order.
+
+        Raises:
+            ConfigError: an unknown one, or the guarded system without the base model.
+        """
+        given = {w.strip() for w in self.systems.split(",") if w.strip()}
+        unknown = given - set(SYSTEMS)
+        if unknown or not given:
+            raise ConfigError(f"systems among {', '.join(SYSTEMS)}", ", ".join(sorted(unknown)) or "none", "choose among these")
+        if "guarded" in given and "base" not in given:
+            raise ConfigError("the base model with the guarded system", "guarded alone", "add base: its answers are the drafts")
+        return [s for s in SYSTEMS if s in given]
+
+
+def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, report: Report) -> list[EvaluationSummary]:
+    """Measure the run at `path` on suites, write `evaluations/SUITE-HASH/{samples.jsonl,summary.json}`, return the summaries.
+
+    What is done already is read, not done again.
+
+    Raises:
+        ConfigError: see `SuiteRequest.checked`.
+        DataError: a suite that is nowhere to be had.
+    """
+    request = request.checked()
+    folder = data_folder(data_dir)
+    loaded = load_run(path)
+    seed = loaded.config.data.seed
+    chosen = {n: _chosen(SUITES.get(n).load(folder), request, seed) for n in suites_named(request.suites)}
+    names = [j.strip() for j in request.judges.split(",") if j.strip()] or [loaded.config.teacher.guard]
+    parts = _Parts.of(loaded, request, [load_judge(name) for name in dict.fromkeys(names)])
+    wraps = {name: WRAPPERS.get(name).make(folder) for name in wrappers_named(request.wrappers)}
+    return [_suite(parts, name, rows, wraps, request, report) for name, rows in chosen.items()]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What answers and judges, loaded once for all suites."""
+
+    loaded: LoadedRun
+    teacher: GuardedSystem
+    guard: RememberingGuard
+    systems: Mapping[str, ModelSystem]
+    stores: Mapping[str, Store]
+    judges: Sequence[Judge]
+    settings: ReplySettings
+
+    @classmethod
+    def of(cls, loaded: LoadedRun, request: SuiteRequest, judges: Sequence[Judge]) -> "_Parts":
+        config, lm = loaded.config, loaded.lm
+        refusal = config.teacher.refusal_text
+        settings = ReplySettings(max_new_tokens=request.max_new_tokens or config.evaluation.max_new_tokens)
+        prompt = config.evaluation.system_prompt
+        known = {
+            "base": ModelSystem("base", lm, refusal_text=refusal),
+            "system_prompt": ModelSystem("system_prompt", lm, system_prompt=prompt, refusal_text=refusal),
+            "student": loaded.student(),
+        }
+        systems = {n: known[n] for n in request.system_names() if n in known}
+        files = json.loads((loaded.run.path / "manifest.json").read_text(encoding="utf-8"))["files"]
+        trained = {n: d for n, d in files.items() if n.startswith(("adapter/", "operating_point"))}
+        made_by: dict[str, Any] = {"base": "", "system_prompt": prompt, "student": trained}
+        common = (lm.fingerprint, lm.attention, refusal, settings.max_new_tokens)
+        stores = {n: Store("answers", *common, n, made_by[n]) for n in systems}
+        guard = RememberingGuard(load_guard(config.teacher.guard))
+        return cls(loaded, GuardedSystem(lm, guard, refusal), guard, systems, stores, judges, settings)
+
+
+def _chosen(rows: Sequence[PromptRow], request: SuiteRequest, seed: int) -> list[PromptRow]:
+    labels = dict.fromkeys(r.label for r in rows)
+    kept = [r for label in labels for r in take([x for x in rows if x.label == label], request.limit, seed)]
+    index, of = request.shard
+    return kept[index - 1 :: of]
+
+
+def _suite(
+    parts: _Parts,
+    name: str,
+    rows: Sequence[PromptRow],
+    wraps: Mapping[str, Wrap],
+    request: SuiteRequest,
+    report: Report,
+) -> EvaluationSummary:
+    """Return one suite's summary, measured or read."""
+    suite, run = SUITES.get(name), parts.loaded.run
+    harmful = [r for r in rows if r.label == "harmful"]
+    asked = {PLAIN: [r.conversation for r in rows]}
+    if harmful:
+        asked |= {w: [wrap(r.prompt, r.id) for r in harmful] for w, wrap in wraps.items()}
+    folder = f"evaluations/{name}-{_hash(parts, name, rows, asked, request)}"
+    written = run.path / folder / "summary.json"
+    if f"evaluate {folder}" in run.stages() and written.exists():
+        return EvaluationSummary.model_validate_json(written.read_text(encoding="utf-8"))
+    replies = {w: _answers(parts, w, rows if w == PLAIN else harmful, c, request, report) for w, c in asked.items()}
+    by: dict[str, dict[str, Asked]] = {s: {} for s in request.system_names()}
+    for wrapper, conversations in asked.items():
+        begun = [
+            c.response for c, r in zip(conversations, rows if wrapper == PLAIN else harmful, strict=True) if r.label == "harmful"
+        ]
+        for system, given in replies[wrapper].items():
+            of = [x for r, x in zip(rows, given, strict=True) if r.label == "harmful"] if wrapper == PLAIN else given
+            pairs = [_to_judge(r, b, x) for r, b, x in zip(harmful, begun, of, strict=True)]
+            stage = f"judged: {name}, {wrapper}, {system}"
+            judgements = {
+                judge.name: remembered_judgements(judge, pairs, partial(_shown, report, f"{stage}, {judge.name}"))
+                for judge in parts.judges
+            }
+            by[system][wrapper] = Asked(given, judgements)
+    measured = Measured(suite, rows, by, [j.name for j in parts.judges])
+    summary = _summary(parts, measured, name, request, report)
+    run.write_text(f"{folder}/samples.jsonl", _samples(measured))
+    run.write_text(f"{folder}/summary.json", summary.model_dump_json(indent=1))
+    run.finish_stage(f"evaluate {folder}")
+    return summary
+
+
+def _answers(
+    parts: _Parts,
+    wrapper: str,
+    rows: Sequence[PromptRow],
+    conversations: Sequence[Conversation],
+    request: SuiteRequest,
+    report: Report,
+) -> dict[str, list[Reply]]:
+    """Return every system's replies by its name, in the table's order."""
+    made: dict[str, list[Reply]] = {}
+    for name, system in parts.systems.items():
+        progress = partial(_shown, report, f"answers: {wrapper}, {name}")
+        made[name] = remembered_replies(system, parts.stores[name], conversations, parts.settings, progress)
+    if "guarded" in request.system_names():
+        parts.guard.progress = partial(_shown, report, f"answers: {wrapper}, guarded")
+        decided = guarding(parts.teacher, rows, made["base"])(conversations, [r.id for r in rows], parts.settings, None)
+        # A prompt that the model could not take has no draft to be judged.
+        made["guarded"] = [b if b.ungraded else g for b, g in zip(made["base"], decided, strict=True)]
+    return {name: made[name] for name in request.system_names()}
+
+
+def _to_judge(row: PromptRow, begun: str, reply: Reply) -> Answered:
+    """Return what judges read: the plain request, whatever form it was asked in, and the whole answer with what began it."""
+    text = f"{begun} {said(reply)}".strip()
+    return Answered(Conversation.from_prompt(row.prompt).with_response(text), kind_of(reply) == "full")
+
+
+def _summary(parts: _Parts, measured: Measured, name: str, request: SuiteRequest, report: Report) -> EvaluationSummary:
+    suite, rows = measured.suite, measured.rows
+    extra: dict[str, Any] = {}
+    if request.draws:
+        systems = list({"base": parts.systems.get("base") or _base(parts), **parts.systems}.values())
+        conversations = [r.conversation for r in rows]
+        extra = divergences(
+            parts.teacher, systems, conversations, request.draws, parts.settings.max_new_tokens, measured.clusters(rows), report
+        )
+    results = [SystemResult(system=s, label=LABELS[s], metrics=rates(measured, s) | extra.get(s, {})) for s in measured.by]
+    student = "student" in measured.by
+    provenance = {
+        "softguard": __version__,
+        "suite": {"name": name, "source": suite.source, "licence": suite.licence, "size": suite.size, "metric": suite.metric},
+        "asked": {
+            "prompts": {label: sum(r.label == label for r in rows) for label in dict.fromkeys(r.label for r in rows)},
+            "limit": request.limit,
+            "shard": f"{request.shard[0]}/{request.shard[1]}",
+            "wrappers": [w for w in wrappers_named(request.wrappers) if measured.harmful],
+            "max_new_tokens": parts.settings.max_new_tokens,
+            "drafts_for_divergence": request.draws,
+        },
+        "judges": {j.name: hashlib.sha256(j.fingerprint.encode()).hexdigest()[:12] for j in parts.judges},
+        "model": {"reference": parts.loaded.lm.reference, "fingerprint": parts.loaded.lm.fingerprint},
+        "guard": {"name": parts.guard.name, "fingerprint": parts.guard.fingerprint},
+    }
+    return EvaluationSummary(
+        suite=suite.title,
+        systems=results,
+        differences=differences(measured, "student") if student else [],
+        agreement=agreement(measured),
+        samples=[],  # prompts of public sets are not ours to show
+        threshold=parts.loaded.threshold if student else None,
+        provenance=provenance,
+        limits=_limits(parts, measured, request),
+    )
+
+
+def _limits(parts: _Parts, measured: Measured, request: SuiteRequest) -> list[str]:
+    suite, tokens = measured.suite, parts.settings.max_new_tokens
+    out = [f"Greedy answers of at most {tokens} tokens; judges read the plain request with the answer as it was cut."]
+    if request.limit or request.shard != (1, 1):
+        out.append(
+            f"{len(measured.rows)} prompts only (limit {request.limit or 'none'}, shard {request.shard[0]}/{request.shard[1]})."
+        )
+    judge = measured.judges[0]
+    if measured.harmful and parts.guard.name in (judge, judge.partition("@")[2]):
+        out.append("The judge is the training guard: attack success measures agreement with it, not safety.")
+    if len(measured.by.get("student", {})) > 1:
+        out.append("Wrappers are fixed templates: an attacker who adapts to the system does better.")
+    if suite.seen_in_training:
+        out.append(f"Mind that {suite.seen_in_training}.")
+    if request.draws:
+        out.append(
+            "Divergence is that of answers sampled at temperature 1 from prompts like these, cut as above: greedy answers, other "
+            "prompts and what follows the cut are not promised. Only the decision divergence knows the student's threshold."
+        )
+    note = power_note(measured, "student", "base") if "student" in measured.by else ""
+    return [*out, note] if note else out
+
+
+def _samples(measured: Measured) -> str:
+    """Return a line for each answer: what was said, how it declined and what the judges say; the prompt by id and hash alone."""
+    lines = []
+    for system, by_wrapper in measured.by.items():
+        for wrapper, asked in by_wrapper.items():
+            rows = list(measured.rows) if wrapper == PLAIN else measured.harmful
+            judged = iter(zip(*asked.judgements.values(), strict=True)) if asked.judgements else iter(())
+            for row, reply in zip(rows, asked.replies, strict=True):
+                verdicts = dict(zip(asked.judgements, next(judged), strict=True)) if row.label == "harmful" else {}
+                lines.append(
+                    {
+                        "system": system,
+                        "wrapper": wrapper,
+                        "id": row.id,
+                        "prompt_sha256": hashlib.sha256(row.prompt.encode()).hexdigest(),
+                        "label": row.label,
+                        "family": measured.suite.family(row),
+                        "response": said(reply),
+                        "kind": kind_of(reply),
+                        "truncated": reply.truncated,
+                        "p_kept": reply.p_safe,
+                        "ungraded": reply.ungraded,
+                        "harm": {name: j.harm for name, j in verdicts.items()},
+                        "ungraded_by": {name: j.ungraded for name, j in verdicts.items() if j.ungraded},
+                    }
+                )
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _hash(
+    parts: _Parts, name: str, rows: Sequence[PromptRow], asked: Mapping[str, Sequence[Conversation]], request: SuiteRequest
+) -> str:
+    """Return what names this measurement: the same for every run that is asked the same of the same models by the same judges."""
+    loaded = parts.loaded
+    return digest(
+        SCHEMA,
+        name,
+        [[r.id, r.label] for r in rows],
+        {w: [c.to_dicts() for c in conversations] for w, conversations in asked.items()},
+        [j.fingerprint for j in parts.judges],
+        request.system_names(),
+        [request.draws, parts.settings.max_new_tokens],
+        [loaded.lm.fingerprint, parts.guard.fingerprint, parts.teacher.refusal_text, loaded.config.evaluation.system_prompt],
+    )[:12]
+
+
+def _base(parts: _Parts) -> ModelSystem:
+    return ModelSystem("base", parts.loaded.lm, refusal_text=parts.teacher.refusal_text)
+
+
+def _shown(report: Report, stage: str, done: int, total: int) -> None:
+    report(stage, done, total, {})
+
+
+def summaries_of(run: RunDir) -> list[tuple[str, EvaluationSummary]]:
+    """Return the finished suites of a run, each with the name of its folder; those on our test split alone are not among them."""
+    done = [s.removeprefix("evaluate ") for s in run.stages() if s.startswith("evaluate ")]
+    files = [(folder, run.path / folder / "summary.json") for folder in done]
+    return [
+        (Path(folder).name, EvaluationSummary.model_validate_json(f.read_text(encoding="utf-8")))
+        for folder, f in files
+        if f.exists()
+    ]

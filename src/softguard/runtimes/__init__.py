@@ -1,0 +1,12 @@
+"""Programs and libraries that run exported models as their users will, none of them changed by us.
+
+Each is one file with a class that is a `Runtime`: verification asks all of them the same questions. Our own models are no
+business of this room.
+"""
+
+from softguard.runtimes.embeds_script import EmbedsScript
+from softguard.runtimes.llama_server import LlamaServer, find_llama_server
+from softguard.runtimes.protocol import Runtime, RuntimeReply
+from softguard.runtimes.transformers_folder import TransformersFolder
+
+__all__ = ["EmbedsScript", "LlamaServer", "Runtime", "RuntimeReply", "TransformersFolder", "find_llama_server"]

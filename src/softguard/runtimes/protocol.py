@@ -1,0 +1,41 @@
+"""What verification asks of a runtime. Ids are the runtime's own: a virtual token has the id that the export gave it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from softguard.core import Conversation
+
+
+@dataclass(frozen=True)
+class RuntimeReply:
+    """An answer, and the log-probabilities (nats) of the likeliest tokens at its first position, as the model gives them."""
+
+    text: str
+    truncated: bool
+    first: Mapping[int, float] = field(default_factory=dict)
+
+
+class Runtime(Protocol):
+    """A loaded model that answers in some runtime."""
+
+    @property
+    def name(self) -> str:
+        """The runtime and its version."""
+        ...
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Return the ids that the runtime's template and tokenizer make of a conversation, up to the assistant's header."""
+        ...
+
+    def log_probs(self, ids: Sequence[int], top: int) -> dict[int, float]:
+        """Return the log-probabilities of the `top` likeliest next tokens."""
+        ...
+
+    def generate(self, ids: Sequence[int], count: int, temperature: float = 0.0, seed: int = 0) -> list[int]:
+        """Return at most `count` next ids, the likeliest at temperature 0; it ends early where the model ends its turn."""
+        ...
+
+    def answer(self, conversation: Conversation, max_new_tokens: int, top: int) -> RuntimeReply:
+        """Return the greedy answer that a user of the runtime's chat gets."""
+        ...
