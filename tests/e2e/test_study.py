@@ -11,7 +11,8 @@ pytestmark = pytest.mark.slow
 def test_cells_run_side_by_side_and_once(softguard, tmp_path):
     grid = tmp_path / "study.toml"
     text = '"objective.kind" = ["tv_disp", "decision_split"]\n"training.learning_rate" = [0.01]\n'
-    grid.write_text(f'base = "{REDUCED}"\n[[grid]]\n{text}', encoding="utf-8")
+    few = '[settings]\n"evaluation.calibration_prompts" = 12'
+    grid.write_text(f'base = "{REDUCED}"\n{few}\n[[grid]]\n{text}', encoding="utf-8")
     out = tmp_path / "out"
     done = softguard.run("study", grid, "--out", out, "--workers", 2, "--validation-only")
     rows = read_table(out / "results.parquet")
