@@ -14,7 +14,7 @@ from softguard.objectives import OBJECTIVES, Branch, ObjectiveInput, Outcomes
 from softguard.objectives import divergences as d
 from softguard.objectives.decision_split import DecisionSplit, DecisionSplitConfig, ranking_loss
 from softguard.objectives.dense import DenseConfig, dense, teacher_first_logits
-from softguard.objectives.sequence import SequenceConfig, sequence_loss
+from softguard.objectives.sequence import SequenceConfig, branch_loss
 
 ALL = [d.total_variation, d.forward_kl, d.reverse_kl, d.jensen_shannon]
 seeds = st.integers(0, 10_000)
@@ -64,12 +64,17 @@ def test_divergence_gradient_and_extremes(divergence):
     assert torch.allclose(low.double(), divergence(q, p), atol=1e-5)
 
 
+def sequence_loss(alpha, l_y, l_r, clip):
+    """The loss of a row with one refusal, as `SequenceObjective` adds it up."""
+    return branch_loss(alpha, l_y, clip)[0] + branch_loss(1 - alpha, l_r, clip)[0]
+
+
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("alpha", [0.0, 1e-8, 0.3, 0.999, 1.0])
 def test_sequence_loss_against_brute_force(clip, alpha):
     l_y = torch.tensor([-34.0], dtype=torch.float64, requires_grad=True)
     l_r = torch.tensor([-2.0], dtype=torch.float64, requires_grad=True)
-    loss, _ = sequence_loss(torch.tensor([alpha], dtype=torch.float64), l_y, l_r, clip)
+    loss = sequence_loss(torch.tensor([alpha], dtype=torch.float64), l_y, l_r, clip)
     expected, gradient = 0.0, [0.0, 0.0]
     for k, (weight, value) in enumerate([(alpha, -34.0), (1 - alpha, -2.0)]):
         if weight > 0:
@@ -83,7 +88,7 @@ def test_sequence_loss_against_brute_force(clip, alpha):
 
 def test_sequence_loss_masks_an_infinite_absent_branch():
     l_y = torch.tensor([-math.inf], requires_grad=True)
-    loss, _ = sequence_loss(torch.tensor([0.0]), l_y, torch.tensor([-1.0]), True)
+    loss = sequence_loss(torch.tensor([0.0]), l_y, torch.tensor([-1.0]), True)
     loss.sum().backward()
     assert loss.item() == pytest.approx(1.0)
     assert l_y.grad.item() == 0.0
@@ -96,7 +101,7 @@ def test_kl_disp_is_the_divergence_over_a_toy_vocabulary():
     q = torch.tensor([0.3, 0.2, 0.1, 0.4], dtype=torch.float64)  # the last is the refusal
     teacher = torch.cat([p_y * alpha, (p_y * (1 - alpha)).sum()[None]])
     terms = torch.where(teacher > 0, teacher * (torch.log(teacher.clamp(min=1e-300)) - torch.log(q)), 0.0)
-    loss, _ = sequence_loss(alpha, torch.log(q[:3]), torch.log(q[3]).expand(3), False)
+    loss = sequence_loss(alpha, torch.log(q[:3]), torch.log(q[3]).expand(3), False)
     pi = 1 - (p_y * alpha).sum()
     entropy_shift = (p_y * alpha * torch.log(p_y)).sum() + pi * torch.log(pi)
     entropy_shift -= (p_y * torch.where(alpha < 1, (1 - alpha) * torch.log((1 - alpha).clamp(min=1e-300)), 0.0)).sum()

@@ -10,9 +10,10 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from softguard.adapters._inside import Inside
 from softguard.adapters._storage import check_base, read_adapter, write_adapter
 from softguard.errors import CompatibilityError, RunError
-from softguard.models import LanguageModel, RenderedPrompt
+from softguard.models import LanguageModel
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -29,7 +30,7 @@ def layer_of(lm: LanguageModel, layer: int) -> int:
     return depth * 13 // 28 if layer < 0 else layer
 
 
-class Direction(ABC, Generic[C]):
+class Direction(Inside, ABC, Generic[C]):
     """The vector and its layer."""
 
     config_class: ClassVar[type[Any]]
@@ -43,14 +44,6 @@ class Direction(ABC, Generic[C]):
     def parameters(self) -> list[nn.Parameter]:
         """Return the vector."""
         return [self._vector]
-
-    def virtual_tokens(self) -> None:
-        """Return None: nothing is added to the input."""
-        return None
-
-    def extend(self, prompt: RenderedPrompt) -> list[int]:
-        """Return the ids as they are."""
-        return list(prompt.ids)
 
     @contextmanager
     def attach(self, lm: LanguageModel) -> Iterator[LanguageModel]:

@@ -16,11 +16,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from softguard.adapters._inside import Inside
 from softguard.adapters._storage import check_base, read_adapter, write_adapter
 from softguard.adapters.protocol import ADAPTERS
 from softguard.adapters.soft_prompt import DEFAULT_TEXT, SoftPrompt, repeated_ids
 from softguard.errors import CompatibilityError, ConfigError, RunError
-from softguard.models import LanguageModel, RenderedPrompt, key_values
+from softguard.models import LanguageModel, key_values
 
 _TENSOR = "prompt_embeddings"
 
@@ -49,7 +50,7 @@ class KVPrefixConfig(BaseModel):
 
 
 @ADAPTERS.register("kv_prefix")
-class KVPrefix:
+class KVPrefix(Inside):
     """Keys and values of each layer."""
 
     def __init__(self, config: KVPrefixConfig, layers: tuple[tuple[Tensor, Tensor], ...], base_fingerprint: str) -> None:
@@ -82,14 +83,6 @@ class KVPrefix:
     def parameters(self) -> list[nn.Parameter]:
         """Return keys and values, layer by layer."""
         return self._parameters
-
-    def virtual_tokens(self) -> None:
-        """Return None: nothing is added to the input."""
-        return None
-
-    def extend(self, prompt: RenderedPrompt) -> list[int]:
-        """Return the ids as they are: the prefix is no part of the sequence."""
-        return list(prompt.ids)
 
     @contextmanager
     def attach(self, lm: LanguageModel) -> Iterator[LanguageModel]:

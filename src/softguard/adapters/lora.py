@@ -19,10 +19,11 @@ from peft.tuners.lora import LoraLayer
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from softguard.adapters._inside import Inside
 from softguard.adapters._storage import check_base, read_adapter, write_adapter
 from softguard.adapters.protocol import ADAPTERS
 from softguard.errors import CompatibilityError, RunError
-from softguard.models import LanguageModel, RenderedPrompt
+from softguard.models import LanguageModel
 
 _NAME = "default"
 _PEFT_PREFIX = "base_model.model."
@@ -42,7 +43,7 @@ class LoraConfig(BaseModel):
 
 
 @ADAPTERS.register("lora")
-class Lora:
+class Lora(Inside):
     """A and B of each place, by PEFT's names."""
 
     def __init__(
@@ -72,14 +73,6 @@ class Lora:
     def parameters(self) -> list[nn.Parameter]:
         """Return A and B of every place, in the order of names."""
         return list(self._weights.values())
-
-    def virtual_tokens(self) -> None:
-        """Return None: nothing is added to the input."""
-        return None
-
-    def extend(self, prompt: RenderedPrompt) -> list[int]:
-        """Return the ids as they are."""
-        return list(prompt.ids)
 
     @contextmanager
     def attach(self, lm: LanguageModel) -> Iterator[LanguageModel]:

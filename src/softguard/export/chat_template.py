@@ -15,7 +15,7 @@ from softguard.models.chat import Slot
 
 _BODY, _WHOLE, _CLOSED = "softguard_body", "softguard_whole", "softguard_closed"
 _BLANK_PROBE = " SYSTEMPROBE\n"
-_TODO = "choose another placement, or report this template"
+_ADVICE = "choose another placement, or report this template"
 PROBES = (
     Conversation.from_prompt("Name a tree."),
     Conversation.from_prompt("  Two lines,\n\nand blanks. ", system="Be brief."),
@@ -86,7 +86,7 @@ def check_template(
         text = tokenizer.apply_chat_template(probe.to_dicts(), chat_template=template, tokenize=False, add_generation_prompt=True)
         if split_ids(text, names, tokenizer) != wanted:
             roles = ", ".join(m.role for m in probe.messages)
-            raise CompatibilityError("a template that renders as in training", f"another text for turns of {roles}", _TODO)
+            raise CompatibilityError("a template that renders as in training", f"another text for turns of {roles}", _ADVICE)
 
 
 def split_ids(text: str, names: Sequence[str], tokenizer: Any) -> list[int]:
@@ -121,11 +121,11 @@ def _position(slot: Slot, tokenizer: Any) -> str:
         return f"{{% set {name} = {_length(bos) if opens else 0} %}}"
     around = renderer.around_system
     if around is None or not renderer.user_opening.endswith(around[1]):
-        raise CompatibilityError("a template with a system turn in every conversation", "one without", _TODO)
+        raise CompatibilityError("a template with a system turn in every conversation", "one without", _ADVICE)
     before, after = around
     own = _length(renderer.user_opening) - _length(after)
     if own < _length(before):
-        raise CompatibilityError("a template with a system turn in every conversation", "one without", _TODO)
+        raise CompatibilityError("a template with a system turn in every conversation", "one without", _ADVICE)
     turns = [{"role": "system", "content": _BLANK_PROBE}, {"role": "user", "content": "x"}]
     kept = before + _BLANK_PROBE in tokenizer.apply_chat_template(turns, tokenize=False)
     content = "messages[0]['content']" if kept else "(messages[0]['content']|trim)"
@@ -137,5 +137,5 @@ def _position(slot: Slot, tokenizer: Any) -> str:
 def _length(text: str) -> int:
     """Return a text's length, where runtimes that count bytes and those that count characters agree."""
     if not text.isascii():
-        raise CompatibilityError("a template of plain ASCII before the slot", "other characters", _TODO)
+        raise CompatibilityError("a template of plain ASCII before the slot", "other characters", _ADVICE)
     return len(text)

@@ -83,7 +83,7 @@ class GenerativeGuard:
         self._max_response_tokens, self._min_mass, self._token_budget = max_response_tokens, min_mass, token_budget
         special = {t.content for t in lm.tokenizer.added_tokens_decoder.values() if t.special}
         self._marks = frozenset(family.marks) | special | set(lm.tokenizer.all_special_tokens)
-        self._window = float(getattr(lm.network.config, "max_position_embeddings", None) or "inf")
+        self._window = float(lm.context or "inf")
 
     @property
     def name(self) -> str:

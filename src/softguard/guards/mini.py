@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -149,9 +148,3 @@ SOURCES["mini"] = ("minilm-l6",)
 def mini() -> MiniGuard:
     """Return the embedded guard."""
     return MiniGuard()
-
-
-def read_report(folder: Path = WEIGHTS, name: str = "mini") -> dict[str, Any]:
-    """Return what was measured when a guard was trained: its validation figures, settings and data."""
-    report: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["report"]
-    return report

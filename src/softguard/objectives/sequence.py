@@ -28,30 +28,16 @@ class SequenceConfig(BaseModel):
     kind: Literal["tv_disp", "kl_disp", "tv_disp_ratio"] = "tv_disp"
 
 
-def sequence_loss(
-    alpha: Float[Tensor, " rows"],
-    answer_log_prob: Float[Tensor, " rows"],
-    refusal_log_prob: Float[Tensor, " rows"],
-    clip: bool,
-) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """Return (loss, clipped share) for each row.
-
-    Args:
-        alpha: in [0, 1].
-        answer_log_prob: l_y; any value where alpha is 0.
-        refusal_log_prob: l_r; any value where alpha is 1.
-        clip: min(0, .) as in eq. 4; False is KL(p(r|x), q(r|x)) up to nothing, its entropy term kept.
-    """
-    (kept, kept_clipped), (refused, refused_clipped) = (
-        branch_loss(weight, value, clip) for weight, value in ((alpha, answer_log_prob), (1 - alpha, refusal_log_prob))
-    )
-    return kept + refused, (kept_clipped + refused_clipped) / ((alpha > 0).float() + (alpha < 1).float())
-
-
 def branch_loss(
     weight: Float[Tensor, " branches"], log_prob: Float[Tensor, " branches"], clip: bool
 ) -> tuple[Float[Tensor, " branches"], Float[Tensor, " branches"]]:
-    """Return -w min(0, l - log w) of each branch, and whether it is clipped; 0 and no where its weight is 0."""
+    """Return -w min(0, l - log w) of each branch, and whether it is clipped; 0 and no where its weight is 0.
+
+    Args:
+        weight: in [0, 1]: alpha of an answer, 1 - alpha of a refusal.
+        log_prob: of the whole branch; any value where its weight is 0.
+        clip: min(0, .) as in eq. 4; without it the sum of the branches is KL(p(r|x), q(r|x)), its entropy term kept.
+    """
     gap = log_prob - torch.log(torch.where(weight > 0, weight, 1.0))
     clipped = torch.where(weight > 0, (gap > 0).float(), 0.0)
     return -weighted(weight, gap.clamp(max=0.0) if clip else gap), clipped

@@ -165,8 +165,9 @@ def _figures(prompt: _Prompt, systems: Sequence[ModelSystem], refusal: list[int]
 
 
 def _scored(system: ModelSystem, conversation: Conversation, texts: Sequence[Sequence[int]]) -> list[_Scored]:
-    virtual = None if system.adapter is None else system.adapter.virtual_tokens()
-    found = response_states(system.lm, [system.prompt_ids(conversation)] * len(texts), texts, virtual)
+    prompt = system.prompt_ids(conversation)
+    with system.running() as lm:
+        found = response_states(lm, [prompt] * len(texts), texts, system.virtual_tokens)
     log_probs = token_figures("log_prob", system.lm.output_head, found.states, found.targets).values
     out = []
     for i in range(len(texts)):

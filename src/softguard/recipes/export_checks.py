@@ -52,9 +52,9 @@ class Reference:
     def logits(self, conversations: Sequence[Conversation]) -> Tensor:
         """Return the logits of the first answer token, N x V, as the export should have them."""
         student = self.student
-        virtual = None if student.adapter is None else student.adapter.virtual_tokens()
         prompts = [student.prompt_ids(c) for c in conversations]
-        states = response_states(student.lm, prompts, [[0]] * len(prompts), virtual).states
+        with student.running() as lm:
+            states = response_states(lm, prompts, [[0]] * len(prompts), student.virtual_tokens).states
         head = student.lm.output_head
         logits = head.logits(states)
         if self.shift is not None:
@@ -124,17 +124,18 @@ def check_continuation(runtime: Runtime, reference: Reference, rows: Sequence[Pr
     """Compare greedy continuations: where both refuse or both answer, how far they go together."""
     student = reference.student
     prompts = [student.prompt_ids(r.conversation) for r in rows]
-    made = sample(
-        student.lm,
-        prompts,
-        [r.id for r in rows],
-        max_new_tokens=CONTINUED_TOKENS,
-        temperature=0.0,
-        seed=0,
-        refusal_token=student.refusal_token,
-        refuse_above=student.threshold,
-        virtual_tokens=None if student.adapter is None else student.adapter.virtual_tokens(),
-    )
+    with student.running() as lm:
+        made = sample(
+            lm,
+            prompts,
+            [r.id for r in rows],
+            max_new_tokens=CONTINUED_TOKENS,
+            temperature=0.0,
+            seed=0,
+            refusal_token=student.refusal_token,
+            refuse_above=student.threshold,
+            virtual_tokens=student.virtual_tokens,
+        )
     stop = student.lm.stop_ids
     refusal = student.renderer.encode_response(student.refusal_text)
     shares, firsts = [], []

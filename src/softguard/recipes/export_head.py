@@ -41,7 +41,6 @@ def student_states(student: ModelSystem, rows: Sequence[PromptRow], positions: i
     """Return states at about `positions` positions, fewer where the prompts are not that many."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(rows))
-    virtual = None if student.adapter is None else student.adapter.virtual_tokens()
     first, elsewhere, seen = [], [], 0
     vocabulary = min(len(student.lm.tokenizer), len(student.lm.embedding_weight))
     for start in range(0, len(order), _BATCH):
@@ -58,7 +57,8 @@ def student_states(student: ModelSystem, rows: Sequence[PromptRow], positions: i
         answers = [text if k % 2 else noise for k, (text, noise) in enumerate(zip(texts, drawn, strict=True))]
         # The state of a position comes with the token after it: a token more brings the last one's.
         after = [[*p[shared:], *a, 0] for p, a in zip(prompts, answers, strict=True)]
-        found = response_states(student.lm, [prompts[0][:shared]] * len(part), after, virtual)
+        with student.running() as lm:
+            found = response_states(lm, [prompts[0][:shared]] * len(part), after, student.virtual_tokens)
         for k, prompt in enumerate(prompts):
             states = found.states[found.row == k]
             inputs = torch.tensor([prompt[shared - 1], *after[k][:-1]])

@@ -73,8 +73,8 @@ def remembered_replies(
     """
     keys = [digest(c.to_dicts()) for c in conversations]
     lacking = {k: c for k, c in zip(keys, conversations, strict=True) if k not in store}
-    lengths = {k: len(system.prompt_ids(c)) + settings.max_new_tokens for k, c in lacking.items()}
-    context = getattr(system.lm.network.config, "max_position_embeddings", None) or max(lengths.values(), default=0)
+    lengths = {k: system.prompt_length(c) + settings.max_new_tokens for k, c in lacking.items()}
+    context = system.context or max(lengths.values(), default=0)
     too_long = {k: length for k, length in lengths.items() if length > context}
     order = sorted(lengths.keys() - too_long.keys(), key=lambda k: (lengths[k], k))
     known = len(conversations) - len(order)

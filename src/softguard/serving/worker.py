@@ -146,7 +146,7 @@ class Ticket:
         yield last.text
         verdict = None
         if job.guard is not None and reply.p_safe is None and not reply.ungraded:
-            verdict = job.guard.judge([job.conversation.with_response(reply.text)])[0]
+            verdict = job.guard.judge([job.conversation.answered(reply.text)])[0]
         yield Outcome(reply, length, last.answer_tokens, last.tokens, first, answer_ms, verdict)
 
 

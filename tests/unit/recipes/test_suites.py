@@ -5,19 +5,23 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from softguard.adapters import SoftPrompt
-from softguard.core import Reply
+from softguard.adapters.steering_vector import SteeringVector, SteeringVectorConfig
+from softguard.core import Conversation, Reply
 from softguard.errors import ConfigError, DataError
 from softguard.evaluation.results import EvaluationSummary
 from softguard.recipes import distill as distilling
 from softguard.recipes import suites as measuring
 from softguard.recipes.compare import compare_suites
 from softguard.recipes.config import resolved, validate_config
+from softguard.recipes.divergence import divergences
 from softguard.recipes.report import report_run
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.suites import SuiteRequest, evaluate_suites, summaries_of
 from softguard.runs import RunDir
+from softguard.teacher import GuardedSystem
 from tests.fakes import KeywordGuard, tiny_model
 
 PROMPTS = [f"zz {i}" for i in range(4)]
@@ -192,6 +196,20 @@ def test_the_divergence_from_the_teacher_is_measured(make, data, monkeypatch):
     monkeypatch.setattr("softguard.recipes.divergence.sample", lambda *given, **options: pytest.fail("drawn again"))
     other = evaluate_suites(make("other", 0.0, seed=1), request, data, silent)[0]
     assert other.system("base").metrics["sequence_tv"] == base["sequence_tv"]
+
+
+def test_the_divergence_is_that_of_a_student_whose_adapter_is_attached(tmp_path, monkeypatch):
+    """A steering vector has no virtual tokens: scored without being attached, it would be the base model."""
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
+    lm = tiny_model()
+    adapter = SteeringVector.create(SteeringVectorConfig(layer=0), lm, 0)
+    with torch.no_grad():
+        adapter.parameters()[0] += 5.0
+    systems = [ModelSystem("base", lm), ModelSystem("student", lm, adapter=adapter)]
+    prompts = [Conversation.from_prompt(p) for p in PROMPTS]
+    found = divergences(GuardedSystem(lm, KeywordGuard("none")), systems, prompts, 8, 4, None, silent)
+    assert found["base"]["sequence_tv"].value == pytest.approx(0, abs=1e-3)
+    assert found["student"]["sequence_tv"].value > 0.1
 
 
 def test_suites_are_in_the_report_and_in_compare(make, data):
