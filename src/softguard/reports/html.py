@@ -36,13 +36,7 @@ def render_html(
         show_harmful: show the text of harmful samples that the summary still holds.
         suites: the summaries of suites, each with the name of its folder.
     """
-    environment = Environment(
-        loader=PackageLoader("softguard.reports"),
-        autoescape=select_autoescape(("html.j2", "html")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["shortened"] = _shortened
     environment.globals |= {"cell": cell, "info": info, "direction": direction, "difference": difference, "agreement": agreement}
     plots = {"roc": roc_plot(summary), "trade_off": trade_off_plot(summary), "training": training_plot(metrics_rows)}
@@ -54,6 +48,17 @@ def render_html(
         samples=shown_samples(summary, show_harmful),
         provenance=flat(summary.provenance),
         suites=suites,
+    )
+
+
+def page_environment() -> Environment:
+    """Return what renders the pages of this room: everything is escaped, a name that is not given is an error."""
+    return Environment(
+        loader=PackageLoader("softguard.reports"),
+        autoescape=select_autoescape(("html.j2", "html")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from softguard.core.files import write_atomically
 from softguard.reports.drawing import DASHES, MARKERS, NUM_SERIES, SERIES, STYLE, svg
+from softguard.reports.html import page_environment
 
 Row = Mapping[str, Any]
 SEED = "training.seed"
@@ -58,13 +58,7 @@ def study_table(rows: Sequence[Row]) -> Table:
 
 def write_study_page(rows: Sequence[Row], path: Path) -> None:
     """Write the page: plots, then the table; self-contained, light and dark."""
-    environment = Environment(
-        loader=PackageLoader("softguard.reports"),
-        autoescape=select_autoescape(("html.j2", "html")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["number"] = _number
     page = environment.get_template("study.html.j2").render(
         rows=_ranked(rows),
