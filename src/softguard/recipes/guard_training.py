@@ -24,9 +24,9 @@ from softguard.models import ChatRenderer, load_model, sample
 from softguard.recipes.prompts import take
 
 BATCH = 256
-LIMITS = {"softguard": 0, "cast": 600, "catqa": 500, "gsm8k_train": 60}
+LIMITS = {"softguard": 0, "softguard_tasks": 0, "cast": 600, "catqa": 700, "gsm8k_train": 60}
 """Rows of each label taken from each set, 0 for all: permissive sets only, since the weights are shipped."""
-ANSWERED = {"softguard": 0, "cast": 150, "catqa": 150, "gsm8k_train": 40}
+ANSWERED = {"softguard": 0, "softguard_tasks": 0, "cast": 250, "catqa": 250, "gsm8k_train": 40}
 """How many of them get a sampled answer; the others meet refusals, openings and each other's answers."""
 
 
