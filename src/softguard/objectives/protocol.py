@@ -47,10 +47,17 @@ class Branch:
         return self._figures("log_prob", None, None)
 
     def base_log_probs(self) -> Float[Tensor, " tokens"]:
-        """Return the base model's log-probability of each token, without a graph; the objective needs `dense`."""
+        """Return the base model's log-probability of each token, without a graph; the objective needs `dense`.
+
+        A token that the base model lacks counts as its least likely one: a penalty on saying it stays finite.
+        """
         assert self.teacher_states is not None
         with torch.no_grad():
-            return token_figures("log_prob", self.head, self.teacher_states, self.targets).values
+            lacking = self.targets >= len(self.head.weight)
+            found = token_figures("log_prob", self.head, self.teacher_states, self.targets.masked_fill(lacking, 0)).values
+            if lacking.any():
+                found[lacking] = torch.log_softmax(self.head.logits(self.teacher_states[lacking]), 1).amin(1).to(found.dtype)
+            return found
 
     def divergence(
         self, kind: Figure, *, first_without: "Outcomes | None" = None, exponent: float = 1.0

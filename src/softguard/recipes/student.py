@@ -32,7 +32,11 @@ class ModelSystem:
         self._name, self.lm, self.adapter = name, lm, adapter
         self._system_prompt, self.threshold, self.refusal_text = system_prompt, threshold, refusal_text
         self.renderer = ChatRenderer(lm.tokenizer)
-        self.refusal_token = self.renderer.encode_response(refusal_text)[0]
+        self.refusal_token = self.refusal_ids(self.renderer.encode_response(refusal_text))[0]
+
+    def refusal_ids(self, ids: Sequence[int]) -> list[int]:
+        """Return what this system says where it refuses, given the ids of the refusal (`Adapter.refusal`)."""
+        return list(ids) if self.adapter is None else self.adapter.refusal(self.lm, ids)
 
     @property
     def name(self) -> str:
