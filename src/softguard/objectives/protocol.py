@@ -27,7 +27,7 @@ class Branch:
 
     Attributes:
         head: makes logits of states.
-        states: the student's, which predict the tokens.
+        states: the student's, which predict the tokens; wider than the head where the student has a token more (`Head`).
         targets: the tokens of the branch.
         row: which prompt of the batch.
         position: place in the response from 0.
@@ -39,7 +39,7 @@ class Branch:
     targets: Int[Tensor, " tokens"]
     row: Int[Tensor, " tokens"]
     position: Int[Tensor, " tokens"]
-    teacher_states: Float[Tensor, "tokens width"] | None = None
+    teacher_states: Float[Tensor, "tokens teacher_width"] | None = None
     _seen: dict[str, Tensor] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def log_probs(self) -> Float[Tensor, " tokens"]:
