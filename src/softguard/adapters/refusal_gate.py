@@ -6,10 +6,9 @@ and makes the frozen model go on with the refusal's text. Given that G is not sa
 where the gate does not fire no usefulness is lost, and a request has no more positions than without it. Both rows are of the kind
 that a vocabulary holds, so that whatever bakes virtual tokens can bake them, G being a token that is not shown.
 
-What is seen through the probe are the frozen model's states. A linear probe tells harmful prompts from look-alikes in them better
-than a trained soft prompt alone does (XSTest AUC .75 against .70 in our trials), and with a soft prompt in front states get better
-and the gate with them: `soft_prompt` takes one. G may be said at any position, as any token; training along answers keeps it
-from being said there.
+What the probe sees are the frozen model's states, in which harmful prompts and look-alikes are about as far apart as trained soft
+prompts push them (decision 0018). With a soft prompt in front the states get better and the gate with them: `soft_prompt` takes
+one. G may be said at any position, as any token; training along answers keeps it from being said there.
 
 References:
     Ours. Probes on hidden states: Alain and Bengio 2016, arXiv 1610.01644. Extra tokens as soft prompts: Lester et al. 2021.

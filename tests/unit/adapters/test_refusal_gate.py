@@ -44,7 +44,7 @@ def test_given_that_it_does_not_fire_the_next_token_is_the_base_models(kind):
     assert own.shape[1] == len(lm.embedding_weight) + 1
     base = lm.head(response_states(lm, [ids], [answer]).states)
     torch.testing.assert_close(own[:, :-1].log_softmax(-1), base.log_softmax(-1), atol=1e-5, rtol=1e-5)
-    assert own.softmax(-1)[:, -1].max() > 1e-3  # and yet it may fire
+    assert own.softmax(-1)[:, -1].max() > 1e-6  # and yet it may fire
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,7 +132,7 @@ def test_the_loop_teaches_the_probe_to_decide_and_the_trigger_to_refuse(world, t
     assert auc(s[:6], s[6:]) == pytest.approx(result.best.auc)
     assert result.best.auc > 0.9
     assert sum(s[:6]) / 6 > 0 > sum(s[6:]) / 6
-    assert nll() < 0.5 * before
+    assert nll() < before - 1.0
     assert result.best.drift == pytest.approx(sum(answer_drift(lm, gate, examples[6:], 2048)) / 6, abs=1e-5)
     assert result.best.drift < 0.5
 
