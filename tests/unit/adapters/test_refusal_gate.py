@@ -1,8 +1,10 @@
 """The refusal gate: what it leaves alone, where it starts, that it can be baked, that the loop teaches it."""
 
 import copy
+import tomllib
 
 import pytest
+import tomli_w
 import torch
 from torch import nn
 
@@ -11,6 +13,7 @@ from softguard.adapters.soft_prompt import SoftPromptConfig
 from softguard.core import Conversation, ReplySettings
 from softguard.models import ChatRenderer, refusal_log_odds, response_states, sample
 from softguard.objectives.decision_split import DecisionSplit, DecisionSplitConfig
+from softguard.recipes.config import describe_settings, load_config, resolved, validate_config
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem, TeacherCache, TeacherSettings
 from softguard.training import Example, TrainingConfig, train
@@ -91,6 +94,15 @@ def test_its_rows_in_a_plain_vocabulary_are_the_same_model(kind, config):
         for token in made.ids:
             assert network(input_ids=baked).logits[0, -1].argmax() == token
             baked = torch.cat([baked, torch.tensor([[token]])], 1)
+
+
+@pytest.mark.parametrize("asked", [[], ["adapter.soft_prompt.num_virtual_tokens=3"]])
+def test_its_config_is_written_and_read_with_and_without_a_soft_prompt(asked):
+    config = load_config(None, ["adapter.kind=refusal_gate", *asked])
+    assert (config.adapter.soft_prompt is None) == (not asked)
+    assert validate_config(tomllib.loads(tomli_w.dumps(resolved(config)))) == config
+    known = {s.key: s.only_for for s in describe_settings("adapter.soft_prompt")}
+    assert known["adapter.soft_prompt.num_virtual_tokens"] == ("refusal_gate",)
 
 
 @pytest.fixture(scope="module")
