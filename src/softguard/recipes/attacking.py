@@ -1,7 +1,7 @@
 """White-box attacks on a run's systems: each is attacked with its own weights, prompt by prompt, and what was found is kept.
 
 The guarded system has no gradient through its guard: it is asked what was found against the model in it, and its guard judges the
-draft that this gives. A prompt that was attacked is kept by what it depends on (`remembering`), so that a kill loses the one at hand.
+draft that this gives. A prompt that was attacked is kept by what it depends on (`remembering`): a kill loses the one at hand.
 """
 
 from collections.abc import Callable, Mapping, Sequence

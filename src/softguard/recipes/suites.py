@@ -7,7 +7,7 @@ command goes on; the hash names what was asked, of which models, and who judged,
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class SuiteRequest:
     max_new_tokens: int = 0
     draws: int = 0
     attacks: str = ""
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
 
     def checked(self) -> "SuiteRequest":
         """Return the request, checked before anything is fetched or loaded.

@@ -5,7 +5,8 @@ text at the same place. It starts from the embeddings of fillers, keeps the best
 
 References:
     Schwinn et al. 2024, arXiv 2402.09063 (embedding space attacks). What differs: Adam at a rate relative to the size of the
-    model's embeddings, an opening that names no content, and the loss's term for the operating point. The reference budget is ours.
+    model's embeddings, an opening that names no content, and the loss's term for the operating point. The reference budget is
+    ours.
 """
 
 import time

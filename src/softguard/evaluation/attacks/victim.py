@@ -44,7 +44,7 @@ class Victim:
     threshold: float | None
 
     def place(self, request: str, tokens: int) -> "Place":
-        """Return where the end of the user's turn is in a prompt, with `tokens` fillers put there (more, if one takes several ids)."""
+        """Return where the end of the user's turn is in a prompt, with `tokens` fillers there (of one id or more each)."""
         plain, filled = self.render(request), self.render(request + _FILLER * tokens)
         limit = len(plain)
         first = next((i for i in range(limit) if plain[i] != filled[i]), limit)
