@@ -65,7 +65,11 @@ class Place:
     def text(self, victim: Victim, added: Sequence[int]) -> str | None:
         """Return the text that these ids add to the request; None where its tokens are not these ids again."""
         tokenizer = victim.lm.tokenizer
-        text: str = tokenizer.decode(list(added), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        lead = [i for i in self.before if i >= 0][-1:]  # decoders of some tokenizers drop a space that comes first
+        head, whole = (
+            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) for ids in (lead, [*lead, *added])
+        )
+        text = str(whole).removeprefix(str(head))
         same = victim.render(self.request + text) == [*self.before, *added, *self.after]
         return text if same else None
 
@@ -111,7 +115,7 @@ class Scorer:
         embeds = torch.cat([head.expand(rows, -1, -1), added.to(lm.dtype), tail.expand(rows, -1, -1)], 1)
         cache = self._prefix.cache(lm, rows)
         states = lm.body(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state[:, -len(opening) :]
-        logits = lm.head(states.flatten(0, 1)).unflatten(0, (rows, len(opening)))
+        logits = lm.head(states.flatten(0, 1)).view(rows, len(opening), -1)
         said = logits.log_softmax(-1).gather(2, opening.expand(rows, -1)[..., None]).squeeze(2)
         limit = 0.0 if self.victim.threshold is None else self.victim.threshold
         s = log_odds(logits[:, 0], self.victim.refusal_token)
