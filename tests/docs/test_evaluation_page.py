@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from softguard.evaluation.attacks import ATTACKS
 from softguard.evaluation.judges import JUDGES
 from softguard.evaluation.suites import SUITES
 from softguard.evaluation.wrappers import WRAPPERS
@@ -29,6 +30,14 @@ def test_every_suite_is_there_with_its_size_and_licence():
 def test_every_wrapper_is_there():
     described = {name for row in ROWS if len(row) == 4 for name in re.findall(r"`(\w+)`", row[0])}
     assert described == set(WRAPPERS)
+
+
+def test_every_attack_is_there_with_its_reference_budget():
+    described = {row[0].strip("`"): row for row in ROWS if len(row) == 5}
+    assert set(described) == set(ATTACKS)
+    for name, row in described.items():
+        reference = ATTACKS.get(name).reference
+        assert row[3].startswith(f"{reference.steps} steps, {reference.tokens} tokens")
 
 
 def test_every_judge_is_there():

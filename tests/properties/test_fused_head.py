@@ -53,6 +53,26 @@ def test_values_and_gradients_are_those_of_the_plain_form(figure, softcap, bias,
     assert not found.log_probs.requires_grad
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("figure", ["log_prob", *DIVERGENCES])
+def test_a_token_that_the_head_has_no_row_for_is_one_of_probability_0_to_the_teacher(figure, softcap, chunks):
+    head, states, teacher, targets = given(softcap=softcap, scale=0.3)
+    states = torch.cat([states.detach(), torch.linspace(-3, 3, N, dtype=torch.float64)[:, None]], 1).requires_grad_()
+    targets[::2] = V
+    wide = Head(torch.block_diag(head.weight, torch.ones(1, 1)).double(), None, 0.3, softcap)
+    q = wide.logits(states)
+    p = torch.nn.functional.pad(head.logits(teacher), (0, 1), value=-1e4)
+    found = token_figures(figure, head, states, targets, None if figure == "log_prob" else teacher, None, EXPONENT)
+    extra = (EXPONENT,) if figure == "tempered_total_variation" else ()
+    log_q = torch.log_softmax(q, -1).gather(1, targets[:, None]).squeeze(1)
+    expected = log_q if figure == "log_prob" else getattr(divergences, figure)(q, p, *extra)
+    assert torch.allclose(found.values, expected, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(x.sum(), states, retain_graph=True)[0] for x in (found.values, expected))
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    assert ours[:, -1].abs().max() > 0
+    assert torch.allclose(found.log_probs, log_q)
+
+
 @pytest.mark.parametrize("figure", ["log_prob", *DIVERGENCES])
 def test_gradcheck(figure):
     head, states, teacher, targets = given()

@@ -1,6 +1,8 @@
 """What adapters have in common that change the model and leave its input alone."""
 
-from softguard.models import RenderedPrompt
+from collections.abc import Sequence
+
+from softguard.models import LanguageModel, RenderedPrompt
 
 
 class Inside:
@@ -13,3 +15,7 @@ class Inside:
     def extend(self, prompt: RenderedPrompt) -> list[int]:
         """Return the ids as they are."""
         return list(prompt.ids)
+
+    def refusal(self, lm: LanguageModel, ids: Sequence[int]) -> list[int]:
+        """Return the ids as they are."""
+        return list(ids)

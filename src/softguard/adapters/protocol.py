@@ -27,6 +27,13 @@ class Adapter(Protocol):
         """Return the prompt's ids with this adapter's virtual tokens (negative ids) where it places them."""
         ...
 
+    def refusal(self, lm: LanguageModel, ids: Sequence[int]) -> list[int]:
+        """Return what the student says where it refuses, given the ids of the refusal: themselves, or a token before them.
+
+        Its first token is the one whose log-odds decide.
+        """
+        ...
+
     def attach(self, lm: LanguageModel) -> AbstractContextManager[LanguageModel]:
         """Attach to the network for the length of a `with` block, which is given the student to run.
 

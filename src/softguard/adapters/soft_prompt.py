@@ -4,7 +4,7 @@ Placement decides what they can do: in front they only re-weight what later toke
 whole request (Petrov et al., arXiv 2310.19698).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -108,6 +108,10 @@ class SoftPrompt:
     def extend(self, prompt: RenderedPrompt) -> list[int]:
         """Return the ids with the virtual tokens in their places."""
         return prompt.insert(self.config.layout)
+
+    def refusal(self, lm: LanguageModel, ids: Sequence[int]) -> list[int]:
+        """Return the ids as they are."""
+        return list(ids)
 
     @contextmanager
     def attach(self, lm: LanguageModel) -> Iterator[LanguageModel]:

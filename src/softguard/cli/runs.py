@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from softguard.cli.console import Stages, err, out
 from softguard.cli.models import fetch_missing
 from softguard.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from softguard.recipes.suites import SuiteRequest
 
 SYSTEMS = ("base", "guarded", "student", "system_prompt")
 DataDir = Annotated[Path | None, typer.Option(help="Folder of public prompt sets (or SOFTGUARD_DATA).")]
@@ -82,6 +85,10 @@ def evaluate(
     draws: Annotated[
         int, typer.Option(min=0, help="Drafts a prompt for the divergence from the teacher (8 or more); 0: none.")
     ] = 0,
+    attacks: Annotated[str, typer.Option(help="White-box attacks over harmful prompts, by comma, or all.")] = "",
+    attack_steps: Annotated[int, typer.Option(min=1, help="Of an attack on one prompt of one system.")] = 50,
+    attack_seconds: Annotated[float, typer.Option(min=0.1, help="The same, whichever comes first.")] = 120.0,
+    attack_candidates: Annotated[int, typer.Option(min=1, help="Variants that GCG tries in a step.")] = 64,
     data_dir: DataDir = None,
 ) -> None:
     """Measure base, guarded system, hard system prompt and student, and write the report.
@@ -92,9 +99,16 @@ def evaluate(
     what each figure means and what it does not promise.
     """
     if suite:
-        _evaluate_suites(run, suite, wrappers, judge, systems, limit, shard, max_new_tokens, draws, data_dir)
+        from softguard.evaluation.attacks import Budget
+        from softguard.recipes.suites import SuiteRequest
+
+        budget = Budget(attack_steps, attack_seconds, attack_candidates)
+        part = _shard(shard)
+        request = SuiteRequest(suite, wrappers, judge, systems, limit, part, max_new_tokens, draws, attacks, budget)
+        _evaluate_suites(run, request.checked(), data_dir)
         return
     given = {"--wrappers": wrappers, "--judge": judge, "--limit": limit, "--draws": draws, "--max-new-tokens": max_new_tokens}
+    given["--attacks"] = attacks
     if stray := [name for name, value in given.items() if value]:
         raise ConfigError(f"--suite with {stray[0]}", "no --suite", "add --suite safety, over-refusal or a suite's name")
     from softguard.recipes.evaluate import evaluate as recipe
@@ -116,32 +130,23 @@ def evaluate(
     err.print(f"report: {page}", soft_wrap=True)
 
 
-def _evaluate_suites(
-    run: Path,
-    suite: str,
-    wrappers: str,
-    judge: str,
-    systems: str,
-    limit: int,
-    shard: str,
-    max_new_tokens: int,
-    draws: int,
-    data_dir: Path | None,
-) -> None:
+def _shard(given: str) -> tuple[int, int]:
+    index, slash, of = given.partition("/")
+    if not slash or not (index + of).isascii() or not (index.isdigit() and of.isdigit()):
+        raise ConfigError("a shard i/n", repr(given), "write --shard 1/4")
+    return int(index), int(of)
+
+
+def _evaluate_suites(run: Path, request: "SuiteRequest", data_dir: Path | None) -> None:
     from softguard.evaluation.correction import corrected
     from softguard.evaluation.results import EvaluationSummary
     from softguard.recipes.answers import FOLDER
     from softguard.recipes.report import report_run
-    from softguard.recipes.suites import SuiteRequest, evaluate_suites
+    from softguard.recipes.suites import evaluate_suites
     from softguard.reports import terminal_table
     from softguard.reports.wording import agreement, difference, info
     from softguard.runs import RunDir
 
-    index, slash, of = shard.partition("/")
-    if not slash or not (index + of).isascii() or not (index.isdigit() and of.isdigit()):
-        raise ConfigError("a shard i/n", repr(shard), "write --shard 1/4")
-    part = (int(index), int(of))
-    request = SuiteRequest(suite, wrappers, judge, systems, limit, part, max_new_tokens, draws).checked()
     config = RunDir.open(run).config
     with Stages() as stages:
         fetch_missing(stages, model=config["model"]["name"], guard=config["teacher"]["guard"])

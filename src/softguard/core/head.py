@@ -1,4 +1,8 @@
-"""The last layer of a language model, apart from the model: what makes logits of final states."""
+"""The last layer of a language model, apart from the model: what makes logits of final states.
+
+A state may be wider than the head: what stands after its D numbers are logits of tokens that the head has no row for (a
+`ControlToken`). They come after the head's own, and scale and bound apply to them as to any.
+"""
 
 from dataclasses import dataclass
 
@@ -17,8 +21,14 @@ class Head:
     softcap: float | None = None
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return N x V logits, float32 or the states' own wider type (states are N x D: a 3-D slice would copy the weight)."""
-        logits = F.linear(states, self.weight, self.bias)
+        """Return N x V logits, float32 or the states' own wider type (states are N x D: a 3-D slice would copy the weight).
+
+        States of D + C numbers give V + C logits.
+        """
+        width = self.weight.shape[1]
+        logits = F.linear(states[:, :width], self.weight, self.bias)
+        if states.shape[1] > width:
+            logits = torch.cat([logits, states[:, width:]], 1)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         logits = logits if self.scale == 1.0 else logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

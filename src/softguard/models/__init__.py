@@ -6,7 +6,7 @@ token k. Rendering, batching, sampling and scoring treat it as any id; only `Lan
 
 from softguard.models.chat import ChatRenderer, RenderedPrompt
 from softguard.models.hardware import fast_dtype, processor_name
-from softguard.models.language_model import LanguageModel
+from softguard.models.language_model import ControlToken, LanguageModel
 from softguard.models.loading import best_device, load_model
 from softguard.models.sampling import Generation, sample
 from softguard.models.scoring import ResponseStates, block_states, next_token_logits, refusal_log_odds, response_states
@@ -15,6 +15,7 @@ from softguard.models.streaming import KnownPrefix, stream
 
 __all__ = [
     "ChatRenderer",
+    "ControlToken",
     "Generation",
     "KnownPrefix",
     "LanguageModel",

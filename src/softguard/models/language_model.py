@@ -15,6 +15,19 @@ from softguard.models.chat import turn_end
 
 
 @dataclass(frozen=True)
+class ControlToken:
+    """One token more than a network has; its id is the number of rows of the network's embedding.
+
+    Attributes:
+        probe: D, its row of the head: its logit is the product with a final state, at every position as any token's.
+        trigger: D, its row of the embedding, on the far side of the embedding layer.
+    """
+
+    probe: Tensor
+    trigger: Tensor
+
+
+@dataclass(frozen=True)
 class LanguageModel:
     """The network is frozen and in evaluation mode; adapters attach to it and leave its weights as they are.
 
@@ -25,6 +38,7 @@ class LanguageModel:
         fingerprint: sha256 of the source that it was loaded from, with dtype: part of every cache key.
         prefix: keys and values for each layer, each 1 x heads x P x width, that stand before every sequence in positions 0 to
             P - 1: what an adapter of learned keys and values adds. Empty in a base model.
+        control: a token that an adapter adds. Final states then end in its logit (`Head`). None in a base model.
     """
 
     network: Any
@@ -33,6 +47,7 @@ class LanguageModel:
     fingerprint: str
     licence: str | None = None
     prefix: tuple[tuple[Tensor, Tensor], ...] = field(default=(), compare=False, repr=False)
+    control: ControlToken | None = field(default=None, compare=False, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +124,10 @@ class LanguageModel:
 
         Virtual tokens are given on the far side of the embedding layer: what the layer scales (Gemma), they are not.
         """
-        rows: Tensor = self.network.get_input_embeddings()(ids.clamp(min=0))
+        last = None if self.control is None else len(self.embedding_weight) - 1
+        rows: Tensor = self.network.get_input_embeddings()(ids.clamp(min=0, max=last))
+        if self.control is not None and last is not None:
+            rows = torch.where((ids > last)[..., None], self.control.trigger.to(rows.dtype), rows)
         if virtual_tokens is None:
             return rows
         # Not by indexing: its gradient would be summed by several threads in an order of their own.
@@ -127,10 +145,19 @@ class LanguageModel:
         return mask if len(kinds) < 2 else dict.fromkeys(kinds, mask)
 
     def body(self, **inputs: Any) -> Any:
-        """Run the network without its head; returns the output with `last_hidden_state` after the final norm."""
+        """Run the network without its head; returns the output with `last_hidden_state` after the final norm.
+
+        With a control token states are B x T x (D + 1).
+        """
         body = self.network.base_model
         # Llama 4 names its language model after its place in the multimodal one, and so has no base model by that name.
-        return (self.network.model if body is self.network else body)(**inputs)
+        output = (self.network.model if body is self.network else body)(**inputs)
+        if self.control is not None:
+            states, probe = output.last_hidden_state, self.control.probe
+            wide = torch.promote_types(states.dtype, probe.dtype)
+            logit = states.to(wide) @ probe.to(wide)
+            output.last_hidden_state = torch.cat([states, logit[..., None].to(states.dtype)], -1)
+        return output
 
     @property
     def output_head(self) -> Head:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -50,9 +51,9 @@ def token_figures(
     Args:
         figure: "log_prob" of the target, or a divergence from the teacher's distribution, in nats (`divergences`).
         head: of both models; frozen.
-        states: N x D, the student's.
+        states: N x D, the student's; N x (D + C) of one with C tokens that the head has no row for.
         targets: N, the tokens.
-        teacher_states: N x D, the base model's; not needed for "log_prob".
+        teacher_states: N x D, the base model's, in which such tokens have probability 0; not needed for "log_prob".
         omit: (indices, tokens), M each: at each of these indices both distributions are taken without that token and
             renormalised. The log-probabilities of the targets are of the whole distribution all the same.
         exponent: k of "tempered_total_variation", in (0, 1].
@@ -64,10 +65,9 @@ def token_figures(
     if (figure == "log_prob") != (teacher_states is None):
         found = "none" if teacher_states is None else "some"
         raise DataError("the teacher's states for a divergence, none for log_prob", f"{found} for {figure}", "give what it needs")
-    if teacher_states is not None and teacher_states.shape != states.shape:
-        raise DataError(
-            f"teacher states of shape {tuple(states.shape)}", str(tuple(teacher_states.shape)), "take the same tokens"
-        )
+    shape = (len(states), head.weight.shape[1])
+    if teacher_states is not None and teacher_states.shape not in (states.shape, shape):
+        raise DataError(f"teacher states of shape {shape}", str(tuple(teacher_states.shape)), "take the same tokens")
     if head.weight.requires_grad:
         raise CompatibilityError("a frozen head", "one that learns", "freeze it, or take `divergences` on its logits")
     if not torch.is_grad_enabled():
@@ -106,6 +106,7 @@ class _TokenFigures(torch.autograd.Function):
                 values[rows], by_logit = _log_prob(logits.sub_(normaliser[:, None]), chosen)
             else:
                 teacher = head.logits(teacher_states[rows])
+                teacher = F.pad(teacher, (0, logits.shape[1] - teacher.shape[1]), value=_OMITTED)
                 inside = None if omit is None else (omit[0] >= start) & (omit[0] < start + chunk)
                 if omit is not None and inside is not None and inside.any():
                     where = (omit[0][inside] - start, omit[1][inside])
@@ -119,7 +120,10 @@ class _TokenFigures(torch.autograd.Function):
                     values[rows], by_logit = _DIVERGENCES[figure](log_q, log_p)
             if gradient is not None:
                 slopes = by_logit() if slope is None else by_logit() * slope
-                gradient[rows] = (slopes if head.scale == 1.0 else slopes * head.scale).to(head.weight.dtype) @ head.weight
+                slopes = (slopes if head.scale == 1.0 else slopes * head.scale).to(head.weight.dtype)
+                tokens, width = head.weight.shape
+                gradient[rows, :width] = slopes[:, :tokens] @ head.weight
+                gradient[rows, width:] = slopes[:, tokens:]
         ctx.save_for_backward(*([] if gradient is None else [gradient]))
         ctx.mark_non_differentiable(log_probs)
         return values, log_probs

@@ -27,7 +27,7 @@ class Branch:
 
     Attributes:
         head: makes logits of states.
-        states: the student's, which predict the tokens.
+        states: the student's, which predict the tokens; wider than the head where the student has a token more (`Head`).
         targets: the tokens of the branch.
         row: which prompt of the batch.
         position: place in the response from 0.
@@ -39,7 +39,7 @@ class Branch:
     targets: Int[Tensor, " tokens"]
     row: Int[Tensor, " tokens"]
     position: Int[Tensor, " tokens"]
-    teacher_states: Float[Tensor, "tokens width"] | None = None
+    teacher_states: Float[Tensor, "tokens teacher_width"] | None = None
     _seen: dict[str, Tensor] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def log_probs(self) -> Float[Tensor, " tokens"]:
@@ -47,10 +47,17 @@ class Branch:
         return self._figures("log_prob", None, None)
 
     def base_log_probs(self) -> Float[Tensor, " tokens"]:
-        """Return the base model's log-probability of each token, without a graph; the objective needs `dense`."""
+        """Return the base model's log-probability of each token, without a graph; the objective needs `dense`.
+
+        A token that the base model lacks counts as its least likely one: a penalty on saying it stays finite.
+        """
         assert self.teacher_states is not None
         with torch.no_grad():
-            return token_figures("log_prob", self.head, self.teacher_states, self.targets).values
+            lacking = self.targets >= len(self.head.weight)
+            found = token_figures("log_prob", self.head, self.teacher_states, self.targets.masked_fill(lacking, 0)).values
+            if lacking.any():
+                found[lacking] = torch.log_softmax(self.head.logits(self.teacher_states[lacking]), 1).amin(1).to(found.dtype)
+            return found
 
     def divergence(
         self, kind: Figure, *, first_without: "Outcomes | None" = None, exponent: float = 1.0

@@ -220,8 +220,8 @@ def on_this_machine(config: Config) -> Config:
 
 
 def resolved(config: Config) -> dict[str, Any]:
-    """Return the config as plain TOML-able values."""
-    plain: dict[str, Any] = json.loads(config.model_dump_json())
+    """Return the config as plain TOML-able values; what is None is left out, since TOML has no word for it."""
+    plain: dict[str, Any] = json.loads(config.model_dump_json(exclude_none=True))
     return plain
 
 
@@ -265,7 +265,7 @@ def _settings(model: type[BaseModel], prefix: str, only_for: tuple[str, ...] = (
         if name == skip:
             continue
         if len(inner) == 1 and get_origin(field.annotation) is not tuple:
-            yield from _settings(inner[0], f"{key}.")
+            yield from _settings(inner[0], f"{key}.", only_for, skip="kind")  # there is no choice of it
         elif len(inner) > 1:  # a union: one of them, by its kind
             kinds = {m: get_args(m.model_fields["kind"].annotation) or (m.model_fields["kind"].default,) for m in inner}
             names = [str(kind) for of in kinds.values() for kind in of]

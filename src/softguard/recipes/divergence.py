@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from softguard.core import Conversation
@@ -148,14 +149,15 @@ def _figures(prompt: _Prompt, systems: Sequence[ModelSystem], refusal: list[int]
     out = {}
     for system in systems:
         lm = system.lm
-        own = base if system is systems[0] else _scored(system, prompt.conversation, texts)
+        said = system.refusal_ids(refusal)
+        own = base if system is systems[0] else _scored(system, prompt.conversation, [*texts[:-1], said])
         ratio = np.array([o.log_prob - b.log_prob for o, b in zip(own[:-1], base[:-1], strict=True)])
         drafts = Drafts(alpha, ratio, [t == refusal for t in texts[:-1]], own[-1].log_prob)
-        s = float(log_odds(lm.head(own[-1].states[:1]), refusal[0])[0])
+        s = float(log_odds(lm.head(own[-1].states[:1]), said[0])[0])
         rho = 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, s)))) if system.threshold is None else float(s > system.threshold)
         answers = [_token_tv(lm, b, o) for b, o in zip(base[:-1], own[:-1], strict=True)]
         after = [1.0 - math.exp(value) for value in own[-1].token_log_probs[1:]]
-        first = _first_tv(lm, base[-1].states[:1], own[-1].states[:1], refusal[0], float(drafts.kept.mean()))
+        first = _first_tv(lm, base[-1].states[:1], own[-1].states[:1], said[0], float(drafts.kept.mean()))
         out[system.name] = {
             "decision_divergence": decision_gap(rho, drafts.refusal_probability),
             "sequence_tv": sequence_total_variation(drafts),
@@ -188,6 +190,8 @@ def _token_tv(lm: LanguageModel, base: _Scored, own: _Scored) -> list[float]:
 
 def _first_tv(lm: LanguageModel, base: Tensor, own: Tensor, refusal_token: int, alpha: float) -> float:
     """Return the total variation at the first token: there the guarded system's is a mixture of an answer's and the refusal's."""
+    student = torch.softmax(lm.head(own), -1)[0]
     teacher = alpha * torch.softmax(lm.head(base), -1)[0]
+    teacher = F.pad(teacher, (0, len(student) - len(teacher)))  # a token that the base model lacks
     teacher[refusal_token] += 1.0 - alpha
-    return float((teacher - torch.softmax(lm.head(own), -1)[0]).abs().sum() / 2)
+    return float((teacher - student).abs().sum() / 2)

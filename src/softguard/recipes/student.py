@@ -32,7 +32,11 @@ class ModelSystem:
         self._name, self.lm, self.adapter = name, lm, adapter
         self._system_prompt, self.threshold, self.refusal_text = system_prompt, threshold, refusal_text
         self.renderer = ChatRenderer(lm.tokenizer)
-        self.refusal_token = self.renderer.encode_response(refusal_text)[0]
+        self.refusal_token = self.refusal_ids(self.renderer.encode_response(refusal_text))[0]
+
+    def refusal_ids(self, ids: Sequence[int]) -> list[int]:
+        """Return what this system says where it refuses, given the ids of the refusal (`Adapter.refusal`)."""
+        return list(ids) if self.adapter is None else self.adapter.refusal(self.lm, ids)
 
     @property
     def name(self) -> str:
@@ -76,17 +80,28 @@ class ModelSystem:
         progress: Progress | None = None,
     ) -> list[Reply]:
         """Return the answers. With a threshold, a prompt whose s exceeds it gets the refusal text and is not decoded."""
+        return self.respond_to_ids([self.prompt_ids(c) for c in conversations], ids, settings, self.virtual_tokens, progress)
+
+    def respond_to_ids(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        settings: ReplySettings,
+        virtual_tokens: Tensor | None,
+        progress: Progress | None = None,
+    ) -> list[Reply]:
+        """Return the answers to prompts that are ids already, with whatever vectors their negative ids stand for."""
         with self.running() as lm:
             generations = sample(
                 lm,
-                [self.prompt_ids(c) for c in conversations],
-                ids,
+                prompts,
+                keys,
                 max_new_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 seed=settings.seed,
                 refusal_token=self.refusal_token,
                 refuse_above=self.threshold,
-                virtual_tokens=self.virtual_tokens,
+                virtual_tokens=virtual_tokens,
                 progress=progress,
             )
         return [self._reply(g) for g in generations]

@@ -7,7 +7,7 @@ command goes on; the hash names what was asked, of which models, and who judged,
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from softguard import __version__
 from softguard.core import Conversation, Reply, ReplySettings
 from softguard.data import PromptRow, data_folder
 from softguard.errors import ConfigError
+from softguard.evaluation.attacks import Budget, attacks_named
+from softguard.evaluation.attacks.attack import check_budget
 from softguard.evaluation.divergence import MIN_DRAWS
 from softguard.evaluation.judges import JUDGES, Answered, Judge, check_judge, load_judge
 from softguard.evaluation.results import EvaluationSummary, SystemResult
@@ -24,6 +26,7 @@ from softguard.evaluation.suites import SUITES, suites_named
 from softguard.evaluation.wrappers import PLAIN, WRAPPERS, Wrap, wrappers_named
 from softguard.guards import GUARDS, load_guard
 from softguard.recipes.answers import guarding
+from softguard.recipes.attacking import Attacked, attacked
 from softguard.recipes.distill import LoadedRun, Report, load_run
 from softguard.recipes.divergence import divergences
 from softguard.recipes.evaluate import LABELS
@@ -51,6 +54,8 @@ class SuiteRequest:
         shard: (i, n), the i-th of n parts of the prompts, from 1.
         max_new_tokens: of an answer; 0 takes the run's own.
         draws: drafts of each prompt for the divergence from the guarded system; 0 leaves it out.
+        attacks: white-box attacks on harmful prompts, comma-separated; `all` for every one, empty for none.
+        budget: of an attack, for each prompt and system.
     """
 
     suites: str
@@ -61,6 +66,8 @@ class SuiteRequest:
     shard: tuple[int, int] = (1, 1)
     max_new_tokens: int = 0
     draws: int = 0
+    attacks: str = ""
+    budget: Budget = field(default_factory=Budget)
 
     def checked(self) -> "SuiteRequest":
         """Return the request, checked before anything is fetched or loaded.
@@ -70,6 +77,8 @@ class SuiteRequest:
         """
         suites_named(self.suites)
         wrappers_named(self.wrappers)
+        attacks_named(self.attacks)
+        check_budget(self.budget)
         for judge in filter(None, self.judges.split(",")):
             check_judge(judge.strip())
         self.system_names()
@@ -129,6 +138,7 @@ class _Parts:
     teacher: GuardedSystem
     guard: RememberingGuard
     systems: Mapping[str, ModelSystem]
+    made_of: Mapping[str, Sequence[Any]]
     stores: Mapping[str, Store]
     judges: Sequence[Judge]
     settings: ReplySettings
@@ -149,9 +159,10 @@ class _Parts:
         trained = {n: d for n, d in files.items() if n.startswith(("adapter/", "operating_point"))}
         made_by: dict[str, Any] = {"base": "", "system_prompt": prompt, "student": trained}
         common = (lm.fingerprint, lm.attention, refusal, settings.max_new_tokens)
-        stores = {n: Store("answers", *common, n, made_by[n]) for n in systems}
+        made_of = {n: (*common, n, made_by[n]) for n in systems}
+        stores = {n: Store("answers", *made_of[n]) for n in systems}
         guard = RememberingGuard(load_guard(config.teacher.guard))
-        return cls(loaded, GuardedSystem(lm, guard, refusal), guard, systems, stores, judges, settings)
+        return cls(loaded, GuardedSystem(lm, guard, refusal), guard, systems, made_of, stores, judges, settings)
 
 
 def _chosen(rows: Sequence[PromptRow], request: SuiteRequest, seed: int) -> list[PromptRow]:
@@ -180,11 +191,12 @@ def _suite(
     if f"evaluate {folder}" in run.stages() and written.exists():
         return EvaluationSummary.model_validate_json(written.read_text(encoding="utf-8"))
     replies = {w: _answers(parts, w, rows if w == PLAIN else harmful, c, request, report) for w, c in asked.items()}
+    begun_by = {w: [c.response for c in conversations] for w, conversations in asked.items() if w != PLAIN}
+    attacks = [_attacked(parts, a, harmful, request, report) for a in attacks_named(request.attacks) if harmful]
+    replies |= {a.shown_as: {s: list(a.replies[s]) for s in request.system_names()} for a in attacks}
     by: dict[str, dict[str, Asked]] = {s: {} for s in request.system_names()}
-    for wrapper, conversations in asked.items():
-        begun = [
-            c.response for c, r in zip(conversations, rows if wrapper == PLAIN else harmful, strict=True) if r.label == "harmful"
-        ]
+    for wrapper in replies:
+        begun = begun_by.get(wrapper, [""] * len(harmful))
         for system, given in replies[wrapper].items():
             of = [x for r, x in zip(rows, given, strict=True) if r.label == "harmful"] if wrapper == PLAIN else given
             pairs = [_to_judge(r, b, x) for r, b, x in zip(harmful, begun, of, strict=True)]
@@ -195,7 +207,7 @@ def _suite(
             }
             by[system][wrapper] = Asked(given, judgements)
     measured = Measured(suite, rows, by, [j.name for j in parts.judges])
-    summary = _summary(parts, measured, name, request, report)
+    summary = _summary(parts, measured, name, request, attacks, report)
     run.write_text(f"{folder}/samples.jsonl", _samples(measured))
     run.write_text(f"{folder}/summary.json", summary.model_dump_json(indent=1))
     run.finish_stage(f"evaluate {folder}")
@@ -223,13 +235,23 @@ def _answers(
     return {name: made[name] for name in request.system_names()}
 
 
+def _attacked(parts: _Parts, name: str, rows: Sequence[PromptRow], request: SuiteRequest, report: Report) -> Attacked:
+    """Return every system's replies under a white-box attack."""
+    teacher = parts.teacher if "guarded" in request.system_names() else None
+    parts.guard.progress = partial(_shown, report, f"answers: {name}, guarded")
+    seed = parts.loaded.config.data.seed
+    return attacked(name, parts.systems, parts.made_of, teacher, rows, request.budget, parts.settings, seed, report)
+
+
 def _to_judge(row: PromptRow, begun: str, reply: Reply) -> Answered:
     """Return what judges read: the plain request, whatever form it was asked in, and the whole answer with what began it."""
     text = f"{begun} {said(reply)}".strip()
     return Answered(Conversation.from_prompt(row.prompt).with_response(text), kind_of(reply) == "full")
 
 
-def _summary(parts: _Parts, measured: Measured, name: str, request: SuiteRequest, report: Report) -> EvaluationSummary:
+def _summary(
+    parts: _Parts, measured: Measured, name: str, request: SuiteRequest, attacks: Sequence[Attacked], report: Report
+) -> EvaluationSummary:
     suite, rows = measured.suite, measured.rows
     extra: dict[str, Any] = {}
     if request.draws:
@@ -250,6 +272,7 @@ def _summary(parts: _Parts, measured: Measured, name: str, request: SuiteRequest
             "wrappers": [w for w in wrappers_named(request.wrappers) if measured.harmful],
             "max_new_tokens": parts.settings.max_new_tokens,
             "drafts_for_divergence": request.draws,
+            **({"attacks": {a.shown_as: a.facts for a in attacks}} if attacks else {}),
         },
         "judges": {j.name: hashlib.sha256(j.fingerprint.encode()).hexdigest()[:12] for j in parts.judges},
         "model": {"reference": parts.loaded.lm.reference, "fingerprint": parts.loaded.lm.fingerprint},
@@ -263,7 +286,7 @@ def _summary(parts: _Parts, measured: Measured, name: str, request: SuiteRequest
         samples=[],  # prompts of public sets are not ours to show
         threshold=parts.loaded.threshold if student else None,
         provenance=provenance,
-        limits=_limits(parts, measured, request),
+        limits=[*_limits(parts, measured, request), *(a.limit for a in attacks)],
     )
 
 
@@ -277,7 +300,7 @@ def _limits(parts: _Parts, measured: Measured, request: SuiteRequest) -> list[st
     judge = measured.judges[0]
     if measured.harmful and parts.guard.name in (judge, judge.partition("@")[2]):
         out.append("The judge is the training guard: attack success measures agreement with it, not safety.")
-    if len(measured.by.get("student", {})) > 1:
+    if measured.harmful and request.wrappers and "student" in measured.by:
         out.append("Wrappers are fixed templates: an attacker who adapts to the system does better.")
     if suite.seen_in_training:
         out.append(f"Mind that {suite.seen_in_training}.")
@@ -333,6 +356,8 @@ def _hash(
         request.system_names(),
         [request.draws, parts.settings.max_new_tokens],
         [loaded.lm.fingerprint, parts.guard.fingerprint, parts.teacher.refusal_text, loaded.config.evaluation.system_prompt],
+        # What an attack adds depends on the run; that it was made with the same budget makes two runs comparable.
+        *[[a, asdict(request.budget), loaded.config.data.seed] for a in attacks_named(request.attacks)],
     )[:12]
 
 

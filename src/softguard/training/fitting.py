@@ -32,12 +32,13 @@ def fit(
     if not isinstance(adapter, Fitted):
         raise CompatibilityError("an adapter that is fitted", type(adapter).__name__, "train it")
     started = time.perf_counter()
+    token = adapter.refusal(lm, refusal_ids)[0]
 
     def score() -> float:
-        return validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight, config.token_budget).score
+        return validate(lm, adapter, *validation, token, config.drift_weight, config.token_budget).score
 
     adapter.fit(lm, [e.prompt for e in examples], [e.record.alpha for e in examples], score)
-    best = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight, config.token_budget)
+    best = validate(lm, adapter, *validation, token, config.drift_weight, config.token_budget)
     seconds = time.perf_counter() - started
     figures = {f"validation_{k}": v for k, v in best.to_dict().items()}
     history = [{"step": 1, "seconds": round(seconds, 2), **figures}]

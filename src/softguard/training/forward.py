@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from softguard.adapters import Adapter
 from softguard.models import LanguageModel, ResponseStates, response_states
 from softguard.models.scoring import token_budget_batches
 from softguard.objectives import Branch, Objective, ObjectiveInput, Outcomes
+from softguard.objectives.dense import OMITTED
 from softguard.training.examples import Example
 
 TEXT_TOKENS = 512
@@ -32,8 +34,9 @@ def objective_input(
     the prompts' text is given no branches.
     """
     device, needs, limit = lm.device, objective.needs, objective.answer_tokens or None
+    refusal_ids = adapter.refusal(lm, plain := tuple(refusal_ids))
     alpha = torch.tensor([e.record.alpha for e in examples], device=device, dtype=torch.float32)
-    said = _alternatives(examples, refusal_ids)
+    said = _alternatives(examples, plain, refusal_ids)
     branches, floor = "sequence" in needs, objective.branch_floor
     answers = [i for i, e in enumerate(examples) if "on_policy" in needs or (branches and e.record.alpha > floor)]
     instead = _run_anyway(said, answers, floor, len(examples)) if branches else []
@@ -54,6 +57,8 @@ def objective_input(
     if branches and "dense" in needs:
         with torch.no_grad():
             first_teacher = head.logits(torch.stack([e.record.base_states()[0] for e in examples]).to(device, lm.dtype))
+            # A token that the base model lacks has probability 0 there.
+            first_teacher = F.pad(first_teacher, (0, first.shape[1] - first_teacher.shape[1]), value=OMITTED)
     policy = Outcomes(
         torch.tensor([a.row for a in said], device=device),
         alpha.new_tensor([a.weight for a in said]),
@@ -82,12 +87,15 @@ class _Alternative:
     ids: Sequence[int]
 
 
-def _alternatives(examples: Sequence[Example], refusal_ids: Sequence[int]) -> list[_Alternative]:
-    """Return the outcomes of all rows: what their records name, else the refusal."""
+def _alternatives(examples: Sequence[Example], plain: tuple[int, ...], refusal_ids: Sequence[int]) -> list[_Alternative]:
+    """Return the outcomes of all rows: what their records name, else the refusal.
+
+    `refusal_ids` is how the student says `plain`, the refusal, by whichever way it comes.
+    """
     out = []
     for row, example in enumerate(examples):
-        named = [_Alternative(row, o.weight, o.response_ids) for o in example.record.outcomes]
-        out += named or [_Alternative(row, 1 - example.record.alpha, refusal_ids)]
+        named = [(o.weight, tuple(o.response_ids)) for o in example.record.outcomes] or [(1 - example.record.alpha, plain)]
+        out += [_Alternative(row, weight, refusal_ids if ids == plain else ids) for weight, ids in named]
     return out
 
 

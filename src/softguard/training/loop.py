@@ -117,7 +117,8 @@ def train(
         validated = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
         if validated:
             told = partial(validating, step + 1) if validating else None
-            score = validate(lm, adapter, *validation, refusal_ids[0], config.drift_weight, config.token_budget, told)
+            token = adapter.refusal(lm, refusal_ids)[0]
+            score = validate(lm, adapter, *validation, token, config.drift_weight, config.token_budget, told)
             row |= {f"validation_{k}": v for k, v in score.to_dict().items()}
         state["step"] = step + 1
         state["seconds"] += time.perf_counter() - started

@@ -169,16 +169,21 @@ class OnPolicy:
                 max_new_tokens=self._sampling.max_new_tokens,
                 temperature=self._sampling.temperature,
                 seed=self._config.seed,
-                refusal_token=self._refusal_ids[0],
+                refusal_token=self._adapter.refusal(self._lm, self._refusal_ids)[0],
                 virtual_tokens=self._adapter.virtual_tokens(),
             )
 
     @torch.no_grad()
     def _base_states(self, examples: Sequence[Example], spoken: Sequence[Generation]) -> "list[_Known]":
-        """Return what the base model, with nothing attached, thinks of each response; nothing where nobody asks."""
+        """Return what the base model, with nothing attached, thinks of each response; nothing where nobody asks.
+
+        Where the student says a token that the base model lacks, it reads the refusal's first, which that stands for.
+        """
         if not self._objective.needs & {"dense", "reference", "preference"}:
             return [_Known(None, None) for _ in spoken]
-        prompts, responses = [e.prompt.ids for e in examples], [g.ids for g in spoken]
+        known, stands_for = len(self._lm.embedding_weight), self._refusal_ids[0]
+        prompts = [e.prompt.ids for e in examples]
+        responses = [[i if i < known else stands_for for i in g.ids] for g in spoken]
         found = response_states(self._lm, prompts, responses, token_budget=self._config.token_budget)
         each = token_figures("log_prob", self._lm.output_head, found.states, found.targets).values
         rows = [found.row == i for i in range(len(spoken))]
@@ -226,7 +231,7 @@ class OnPolicy:
 
     def _values(self, states: Tensor) -> Tensor:
         """Return the value of each state, which gets no gradient; 0 without a value head."""
-        wide = states.detach().float()
+        wide = states[:, : self._lm.width].detach().float()
         return wide.new_zeros(len(states)) if self._value_head is None else self._value_head(wide).squeeze(1)
 
     def _figures(self, pairs: Sequence[tuple[int, Generation, str, Weighed]], examples: Sequence[Example]) -> dict[str, float]:

@@ -74,6 +74,9 @@ def test_what_compared_runs_do_not_share_is_shown(monkeypatch, capsys, tmp_path)
         ({"suite": "xstest", "shard": "3/2"}, "--shard 1/4"),
         ({"suite": "xtest"}, "did you mean 'xstest'"),
         ({"suite": "xstest", "draws": 3}, "at least 8"),
+        ({"attacks": "gcg"}, "--attacks"),
+        ({"suite": "xstest", "attacks": "gcq"}, "did you mean 'gcg'"),
+        ({"suite": "xstest", "attacks": "gcg", "attack_steps": 0}, "above 0"),
     ],
 )
 def test_what_evaluate_cannot_do_is_said_before_anything_is_loaded(options, said, tmp_path):

@@ -22,6 +22,7 @@ SETTINGS = {
     "lora": ["rank=2"],
     "steering_vector": ["layer=0"],
     "difference_of_means": ["layer=0", "strengths=[0.5, 4.0]"],
+    "refusal_gate": [],
 }
 ROWS = [
     PromptRow(f"{split}-{label}{i}", f"{word} {split} {i}", label, "softguard", topic=f"t{i // 2}", split=split)
