@@ -67,7 +67,8 @@ class Place:
         tokenizer = victim.lm.tokenizer
         lead = [i for i in self.before if i >= 0][-1:]  # decoders of some tokenizers drop a space that comes first
         head, whole = (
-            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) for ids in (lead, [*lead, *added])
+            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            for ids in (lead, [*lead, *added])
         )
         text = str(whole).removeprefix(str(head))
         same = victim.render(self.request + text) == [*self.before, *added, *self.after]
