@@ -1,10 +1,10 @@
 """A refusal gate: one control token G more in the vocabulary, whose two rows are what is learned.
 
 Its row of the head, the probe u, is a linear probe on the final state: P(G | x) = exp(u h) / (exp(u h) + sum_v exp(w_v h)), so
-that s = u h - lse_v(w_v h) decides, and the operating point is on it. Its row of the embedding, the trigger e, is read once G is
-said and makes the frozen model go on with the refusal's text. Given that G is not said the next token is the base model's, exactly:
-where the gate does not fire no usefulness is lost, and a request has no more positions than without it. Both rows are of the kind
-that a vocabulary holds, so that whatever bakes virtual tokens can bake them, G being a token that is not shown.
+that s = u h - lse_v(w_v h) decides, and the operating point is on it. Its row of the embedding, the trigger e, is read once G
+is said and makes the frozen model go on with the refusal's text. Given that G is not said the next token is the base model's,
+exactly: where the gate does not fire no usefulness is lost, and a request has no more positions than without it. Both rows are
+of the kind that a vocabulary holds, so that whatever bakes virtual tokens can bake them, G being a token that is not shown.
 
 What the probe sees are the frozen model's states, in which harmful prompts and look-alikes are about as far apart as trained soft
 prompts push them (decision 0018). With a soft prompt in front the states get better and the gate with them: `soft_prompt` takes
