@@ -86,7 +86,7 @@ class Direction(Inside, ABC, Generic[C]):
         return 0
 
     def save(self, folder: Path, lm: LanguageModel) -> None:
-        """Write the vector as `direction.N`, N the layer counted from 1 (llama.cpp counts from 0: `export.gguf_control_vector`)."""
+        """Write the vector as `direction.N`, N the layer counted from 1; llama.cpp counts from 0, which its exporter minds."""
         write_adapter(folder, self.config, {f"direction.{self.layer + 1}": self._vector}, self.base_fingerprint, None)
 
     @classmethod

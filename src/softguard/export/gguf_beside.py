@@ -50,7 +50,7 @@ def exported(
         notes: what the format leaves open.
     """
     assert student.base is not None
-    bos = _no_second_bos(file)
+    base, bos = student.base, _no_second_bos(file)
     command = ("llama-server", "-m", str(student.base.resolve()), *options(target.name), *bos)
     return Exported(
         command=f"{shlex.join(command)} --jinja --host 127.0.0.1 --port 8080",
@@ -64,20 +64,14 @@ def exported(
             **facts,
         },
         notes=(
-            f"The base stays a file of its own: `-m` names {student.base.name} where this machine has it; any quantisation of the "
-            "same model loads, and this one was checked.",
+            f"The base stays a file of its own: `-m` names {student.base.name} where this machine has it. Other quantisations of "
+            "the same model load too; this one was checked.",
             "Run `llama-server` with `--jinja`: without it, it may use a template of its own.",
             *notes,
         ),
-        start=lambda at: LlamaServer(student_base(student), find_llama_server(), arguments=(*options(str(at / target.name)), *bos)),
+        start=lambda at: LlamaServer(base, find_llama_server(), arguments=(*options(str(at / target.name)), *bos)),
         tolerance_nats=TOLERANCE_NATS,
     )
-
-
-def student_base(student: StudentModel) -> Path:
-    """Return the base's path, which `checked_base` has seen."""
-    assert student.base is not None
-    return student.base
 
 
 def _no_second_bos(file: GGUFFile) -> tuple[str, ...]:

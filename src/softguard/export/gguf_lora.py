@@ -89,7 +89,7 @@ def _places(student: StudentModel, file: GGUFFile) -> list[_Place]:
     architecture, depth = str(file.scalar(ARCHITECTURE)), file.scalar(f"{file.scalar(ARCHITECTURE)}.block_count")
     known = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
     if architecture not in known or not isinstance(depth, int):
-        raise CompatibilityError("an architecture that the gguf package knows", repr(architecture)[:40], "update the gguf package")
+        raise CompatibilityError("an architecture of the gguf package", repr(architecture)[:40], "update the gguf package")
     names = gguf.get_tensor_name_map(known[architecture], depth)
     found = []
     for module, (a, b) in _lora(student).pairs().items():

@@ -53,7 +53,7 @@ class StudentModel:
 
     @property
     def known_tokens(self) -> int:
-        """How many of the tokenizer's tokens have an embedding row: transformers may know of more, and nobody trained with these."""
+        """Tokens of the tokenizer that have an embedding row: transformers may know of more, which nobody trained with."""
         return min(len(self.lm.tokenizer), len(self.lm.embedding_weight))
 
     @property
