@@ -75,7 +75,7 @@ def export(student, base, out, to=None):
 
 
 def test_a_lora_adds_in_the_files_order_what_it_adds_in_memory(tiny_lm, base, tmp_path, unrun):
-    """W of the file plus (alpha / rank) B A is W + scaling B A of transformers, permuted as Llama's q and k are: by definition."""
+    """W of the file plus (alpha / rank) B A is W + scaling B A of transformers, Llama's q and k permuted: by definition."""
     student = lora(tiny_lm)
     found = export(student, base, tmp_path / "out")
     reader = gguf.GGUFReader(tmp_path / "out" / "student.lora.gguf")
