@@ -17,7 +17,7 @@ from softguard.runtimes import TimedRuntime
 
 SYSTEMS: Mapping[str, str] = {
     "base": "Base model",
-    "guarded": "Base, then guard of its size",
+    "guarded": "Base, guard as large",
     "system_prompt": "System prompt",
     "student_recomputed": "Student, recomputed",
     "student_cached": "Student, front cached",

@@ -1,6 +1,6 @@
 """Costs in a runtime as tables (terminal, Markdown) and as one plot: views of `RuntimeCosts` that hold no figure of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,20 +14,22 @@ from softguard.errors import ConfigError
 from softguard.reports.drawing import DASHES, MARKERS
 
 ABSENT = "–"
-_HEADS = ("system", "first token ms", "over base", "tokens/s", "over base", "MiB", "file MB")
+_HEADS = ("system", "first ms", "ratio", "tokens/s", "ratio", "MiB")
 Rows = list[list[str]]
+Times = Callable[[Spread], str]
 
 
 def runtime_tables(found: RuntimeCosts) -> list[Table]:
-    """Return the tables for a terminal: one for each number of requests and prompt length, one of answers."""
-    tables = [_table(_cell_title(*key), _HEADS, _cell_rows(found, *key)) for key in _keys(found)]
-    return [*tables, _table(_answer_title(found), _answer_heads(found), _answer_rows(found))]
+    """Return the tables for a terminal, medians alone: one for each number of requests and prompt length, one of answers."""
+    tables = [_table(_cell_title(*key), _HEADS, _cell_rows(found, *key, _median)) for key in _keys(found)]
+    return [*tables, _table(_answer_title(found), _answer_heads(found), _answer_rows(found, _median))]
 
 
 def runtime_markdown(found: RuntimeCosts) -> str:
     """Return one table of all cells, one of answers, and what was measured on what."""
-    heads = ("at once", "prompt tokens", *_HEADS)
-    rows = [[str(key[0]), str(key[1]), *row] for key in _keys(found) for row in _cell_rows(found, *key)]
+    heads = ("at once", "prompt tokens", *_HEADS, "model files MB")
+    sizes = {found.label(s.system): f"{s.model_bytes / 1e6:,.1f}" for s in found.systems}
+    rows = [[str(n), str(k), *row, sizes[row[0]]] for n, k in _keys(found) for row in _cell_rows(found, n, k, _interval)]
     provenance = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.provenance.items() if name != "sha256")
     blocks = [
         f"# Costs in {found.runtime}: {found.model}",
@@ -35,7 +37,7 @@ def runtime_markdown(found: RuntimeCosts) -> str:
         f"In brackets: intervals by order statistics, which hold the median with probability {found.interval_coverage:.0%}.",
         "\n".join(_pipes(heads, rows)),
         f"## {_answer_title(found)}",
-        "\n".join(_pipes(_answer_heads(found), _answer_rows(found))),
+        "\n".join(_pipes(_answer_heads(found), _answer_rows(found, _interval))),
         "\n".join(f"- {limit}" for limit in found.limits),
         f"Measured on: {provenance}.",
     ]
@@ -79,31 +81,30 @@ def _keys(found: RuntimeCosts) -> list[tuple[int, int]]:
     return list(dict.fromkeys((c.parallel, c.prompt_tokens) for c in found.cells))
 
 
-def _cell_rows(found: RuntimeCosts, parallel: int, prompt_tokens: int) -> Rows:
-    return [_cell_row(found, c) for c in found.cells if (c.parallel, c.prompt_tokens) == (parallel, prompt_tokens)]
+def _cell_rows(found: RuntimeCosts, parallel: int, prompt_tokens: int, times: Times) -> Rows:
+    return [_cell_row(found, c, times) for c in found.cells if (c.parallel, c.prompt_tokens) == (parallel, prompt_tokens)]
 
 
-def _cell_row(found: RuntimeCosts, c: RuntimeCell) -> list[str]:
-    size = next(s.model_bytes for s in found.systems if s.system == c.system)
+def _cell_row(found: RuntimeCosts, c: RuntimeCell, times: Times) -> list[str]:
     memory = f"{c.peak_memory_bytes / 2**20:,.0f}" if c.peak_memory_bytes else ABSENT
-    first, rate = _times(c.first_token_ratio), _times(c.tokens_per_second_ratio)
+    first, rate = times(c.first_token_ratio), times(c.tokens_per_second_ratio)
     speed = f"{c.tokens_per_second.median:.1f}"
-    return [found.label(c.system), f"{c.first_token_ms.median:,.1f}", first, speed, rate, memory, f"{size / 1e6:,.1f}"]
+    return [found.label(c.system), f"{c.first_token_ms.median:,.1f}", first, speed, rate, memory]
 
 
 def _answer_heads(found: RuntimeCosts) -> tuple[str, ...]:
     return ("system", "request", *(f"{n} tokens" for n in _lengths(found)))
 
 
-def _answer_rows(found: RuntimeCosts) -> Rows:
+def _answer_rows(found: RuntimeCosts, times: Times) -> Rows:
     keys = dict.fromkeys((a.system, a.request) for a in found.answers)
     by = {(a.system, a.request, a.answer_tokens): a for a in found.answers}
-    return [[found.label(s), request, *(_answer(by[s, request, n]) for n in _lengths(found))] for s, request in keys]
+    return [[found.label(s), request, *(_answer(by[s, request, n], times) for n in _lengths(found))] for s, request in keys]
 
 
-def _answer(a: SafeAnswer) -> str:
-    faster = "" if a.system == "guarded" else f", {_times(a.speedup)} faster"
-    return f"{a.answer_ms.median:,.0f} ms{faster}"
+def _answer(a: SafeAnswer, times: Times) -> str:
+    """Return the time, and how many times as fast as the guarded system that is."""
+    return f"{a.answer_ms.median:,.0f} ms" + ("" if a.system == "guarded" else f", {times(a.speedup)}")
 
 
 def _lengths(found: RuntimeCosts) -> list[int]:
@@ -115,10 +116,15 @@ def _cell_title(parallel: int, prompt_tokens: int) -> str:
 
 
 def _answer_title(found: RuntimeCosts) -> str:
-    return f"Time to a complete safe answer, prompts of {found.settings['answer_prompt_tokens']} tokens, over the guarded system's"
+    prompt = found.settings["answer_prompt_tokens"]
+    return f"Time to a complete safe answer, prompts of {prompt} tokens; how many times as fast as the guarded system"
 
 
-def _times(s: Spread) -> str:
+def _median(s: Spread) -> str:
+    return f"{s.median:.2f}x"
+
+
+def _interval(s: Spread) -> str:
     return f"{s.median:.2f}x [{s.low:.2f}, {s.high:.2f}]"
 
 
