@@ -53,7 +53,7 @@ def show_runtime_costs(run: Path | None, options: RuntimeOptions, as_json: bool)
     from softguard.runs import RunDir
     from softguard.runtimes.llama_server import CATALOGUE_NAME, uses_packaged_server
 
-    settings = RuntimeSettings(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+    settings = RuntimeSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     if options.out is not None:
         check_out(options.out)
     model = RunDir.open(run).config["model"]["name"]

@@ -173,7 +173,11 @@ def measure(
     return RuntimeCosts(
         runtime=runtime,
         model=files.model,
-        settings={**asdict(settings), "answer_prompt_tokens": settings.answer_prompt, "context_of_a_slot": context},
+        settings={
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()},
+            "answer_prompt_tokens": settings.answer_prompt,
+            "context_of_a_slot": context,
+        },
         interval_coverage=coverage(settings.rounds),
         systems=[
             RuntimeSystem(system=s, label=label, processes=len(PROCESSES[s]), model_bytes=sum(sizes[p] for p in PROCESSES[s]))
@@ -183,7 +187,7 @@ def measure(
         answers=answers,
         measured=_MEASURED.format(rounds=settings.rounds),
         provenance=_provenance(files, settings, hashes or {}, load, time.time() - began),
-        limits=_LIMITS,
+        limits=list(_LIMITS),
     )
 
 

@@ -124,7 +124,8 @@ class Bench:
         requests = [
             answering.prompt_ids(Conversation.from_prompt(self._text(prompt_tokens), prompt)) for _ in range(parallel)
         ]
-        question = self._running["guard"].tokenize(_QUESTION)
+        guard = self._running["guard"]
+        question = guard.tokenize(_QUESTION)[len(guard.tokenize("")) :]  # no BOS amid a text
 
         def run(slot: int) -> Taken:
             ids = requests[slot]
@@ -134,7 +135,7 @@ class Bench:
             verdicts = {}
             for tokens in judged:
                 read = [*ids, *answer.ids[:tokens], *question]
-                verdicts[tokens] = self._running["guard"].timed(read, 1, slot=slot, cached=False).arrivals[0]
+                verdicts[tokens] = guard.timed(read, 1, slot=slot, cached=False).arrivals[0]
             return Taken(answer.arrivals, len(ids), verdicts)
 
         with ThreadPoolExecutor(parallel) as pool:

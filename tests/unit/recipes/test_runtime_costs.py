@@ -116,7 +116,7 @@ def test_what_is_kept_costs_nothing_and_what_is_not_does(found, words, parallel)
 
 
 def test_the_guarded_system_shows_nothing_before_its_guard_has_read_the_answer(found):
-    count, question = FEW.speed_tokens, 9
+    count, question = FEW.speed_tokens, 8
     written = READ * 17 + MAKE * count
     read = READ * (16 + 3 + count + question) + MAKE
     assert cell(found, "guarded", 16).first_token_ms.median == pytest.approx(1000 * (written + read))
@@ -129,7 +129,7 @@ def test_the_guarded_system_shows_nothing_before_its_guard_has_read_the_answer(f
 def test_times_to_a_complete_answer(found):
     for tokens in FEW.answer_tokens:
         plain = READ * 17 + MAKE * tokens
-        guarded = plain + READ * (16 + 3 + tokens + 9) + MAKE
+        guarded = plain + READ * (16 + 3 + tokens + 8) + MAKE
         refused = READ * 17 + MAKE * 5  # "I will not do so"
         assert answer(found, "student_cached", tokens).answer_ms.median == pytest.approx(1000 * plain)
         assert answer(found, "student_cached", tokens).speedup.median == pytest.approx(guarded / plain)
