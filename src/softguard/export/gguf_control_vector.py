@@ -14,6 +14,7 @@ References:
 """
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -71,6 +72,6 @@ class GGUFControlVectorExporter:
         )
 
 
-def _direction(student: StudentModel) -> Direction:
+def _direction(student: StudentModel) -> Direction[Any]:
     assert isinstance(student.adapter, Direction)
     return student.adapter

@@ -21,6 +21,7 @@ from typing import Any
 import gguf
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from softguard.adapters import Lora
 from softguard.errors import CompatibilityError
@@ -99,7 +100,7 @@ def _places(student: StudentModel, file: GGUFFile) -> list[_Place]:
             todo = "train with other adapter.target_modules, or name another --base"
             raise CompatibilityError(f"a tensor for {module} in {file.path.name}", str(name or "none"), todo)
         order = rows_order(file, tensor, _weight(student, module), _head_width(file, architecture))
-        found.append(_Place(tensor, *(x.detach().float().cpu().numpy() for x in (a, b)), order))
+        found.append(_Place(tensor, _numbers(a), _numbers(b), order))
     return found
 
 
@@ -118,10 +119,10 @@ def rows_order(file: GGUFFile, tensor: str, weight: Floats, head_width: int) -> 
     count = len(weight)
     if file.tensors[tensor].shape != weight.shape[::-1]:
         raise CompatibilityError(f"{tensor} of {weight.shape[::-1]}", str(file.tensors[tensor].shape), _OTHER_BASE)
-    orders = [np.arange(count)]
+    orders: list[Order] = [np.arange(count, dtype=np.int64)]
     if head_width and count % head_width == 0 and head_width % 2 == 0:
-        orders.append(np.arange(count).reshape(-1, 2, head_width // 2).swapaxes(1, 2).reshape(-1))
-    rows = np.arange(0, count, max(1, count // _CHECKED_ROWS))
+        orders.append(orders[0].reshape(-1, 2, head_width // 2).swapaxes(1, 2).reshape(-1))
+    rows = orders[0][:: max(1, count // _CHECKED_ROWS)]
     there = decode(file, tensor, rows)
     scores = [_cosine(there, weight[order[rows]]) for order in orders]
     best = int(np.argmax(scores))
@@ -137,7 +138,7 @@ def _cosine(a: Floats, b: Floats) -> float:
 def _weight(student: StudentModel, module: str) -> Floats:
     """Return a projection's weight, out x in: GPT-2's Conv1D holds it the other way round."""
     layer: Any = student.lm.network.get_submodule(module)
-    weight: Floats = layer.weight.detach().float().cpu().numpy()
+    weight = _numbers(layer.weight)
     return weight.T if type(layer).__name__ == "Conv1D" else weight
 
 
@@ -147,6 +148,11 @@ def _head_width(file: GGUFFile, architecture: str) -> int:
     if isinstance(own, int):
         return own
     return width // heads if isinstance(width, int) and isinstance(heads, int) and heads else 0
+
+
+def _numbers(tensor: Tensor) -> Floats:
+    found: Floats = tensor.detach().float().cpu().numpy()
+    return found
 
 
 def _lora(student: StudentModel) -> Lora:

@@ -143,7 +143,7 @@ def measure(
     files: Files, settings: RuntimeSettings, start: Start, report: Report, hashes: Mapping[str, str] | None = None
 ) -> RuntimeCosts:
     """Return what the systems cost with the processes that `start` gives."""
-    began, load = time.time(), os.getloadavg()
+    began, load = time.time(), os.getloadavg() if hasattr(os, "getloadavg") else (float("nan"),)
     cells: list[RuntimeCell] = []
     answers: list[SafeAnswer] = []
     context = -(-(settings.prompt_tokens[-1] + max(settings.answer_tokens[-1], settings.speed_tokens) + _ROOM) // _WHOLE) * _WHOLE
