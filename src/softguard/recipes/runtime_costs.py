@@ -40,7 +40,8 @@ _MEASURED = (
 )
 _LIMITS = (
     "The guard is a copy of the base model: what a guard of its size costs, not what one is worth.",
-    "A harmful request is timed as the student refuses it: how often it does is measured in evaluations, not here.",
+    "A harmful request is timed as an answer of the length of the run's refusal: whether the student refuses, and in which words, is "
+    "measured in exports and evaluations, not here.",
     "Peaks of one process count its mapped model whole, though the system may drop those pages.",
 )
 
@@ -146,6 +147,7 @@ def measure(
     began, load = time.time(), os.getloadavg() if hasattr(os, "getloadavg") else (float("nan"),)
     cells: list[RuntimeCell] = []
     answers: list[SafeAnswer] = []
+    refusal_tokens = 0
     context = -(-(settings.prompt_tokens[-1] + max(settings.answer_tokens[-1], settings.speed_tokens) + _ROOM) // _WHOLE) * _WHOLE
     turns = len(SYSTEMS) * settings.rounds
     total, done = turns * (len(settings.parallel) * len(settings.prompt_tokens) + 1), 0
@@ -168,7 +170,8 @@ def measure(
                 for length in settings.prompt_tokens:
                     cells += _cells(bench, settings, length, parallel, progress)
                 if parallel == settings.parallel[0]:
-                    answers = _answers(bench, settings, bench.count(files.refusal_text), progress)
+                    refusal_tokens = bench.count(files.refusal_text)
+                    answers = _answers(bench, settings, refusal_tokens, progress)
     sizes = {name: path.stat().st_size for name, path in {**processes, "guard": files.base}.items()}
     return RuntimeCosts(
         runtime=runtime,
@@ -176,6 +179,7 @@ def measure(
         settings={
             **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()},
             "answer_prompt_tokens": settings.answer_prompt,
+            "refusal_tokens": refusal_tokens,
             "context_of_a_slot": context,
         },
         interval_coverage=coverage(settings.rounds),
