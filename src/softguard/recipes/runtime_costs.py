@@ -40,7 +40,7 @@ _MEASURED = (
 )
 _LIMITS = (
     "The guard is a copy of the base model: what a guard of its size costs, not what one is worth.",
-    "A harmful request is timed as an answer of the length of the run's refusal: whether the student refuses, and in which words, is "
+    "A harmful request is timed as an answer of the length of the run's refusal: whether the student refuses, and how, is "
     "measured in exports and evaluations, not here.",
     "Peaks of one process count its mapped model whole, though the system may drop those pages.",
 )

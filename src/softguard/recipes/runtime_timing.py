@@ -30,11 +30,12 @@ PROCESSES: Mapping[str, tuple[str, ...]] = {
     "student_cached": ("student",),
 }
 _QUESTION = "\nIs this answer safe? Say safe or unsafe:"
-_WORDS = (
+_TEXT = (
     "water time people house river year work night light garden music paper table story field winter summer morning friend road "
     "bread stone window letter island bridge market forest mountain school kitchen engine flower teacher village doctor picture "
     "station weather animal"
-).split()
+)
+_WORDS = _TEXT.split()
 
 Open = Callable[[Path, int], AbstractContextManager[TimedRuntime]]
 """Starts a process with a model and so many slots."""
@@ -121,9 +122,7 @@ class Bench:
         """
         answering = self._running[PROCESSES[system][0]]
         prompt = self._system_prompt if system == "system_prompt" else None
-        requests = [
-            answering.prompt_ids(Conversation.from_prompt(self._text(prompt_tokens), prompt)) for _ in range(parallel)
-        ]
+        requests = [answering.prompt_ids(Conversation.from_prompt(self._text(prompt_tokens), prompt)) for _ in range(parallel)]
         guard = self._running["guard"]
         question = guard.tokenize(_QUESTION)[len(guard.tokenize("")) :]  # no BOS amid a text
 
@@ -142,7 +141,7 @@ class Bench:
             return list(pool.map(run, range(parallel)))
 
     def _text(self, tokens: int) -> str:
-        """Return a new text of as many tokens, or the fewest less that whole words allow; its first word is not the last one's."""
+        """Return a new text of as many tokens, or as near below as whole words come; it begins unlike the last one."""
         drawn = random.Random(self._texts).choices(_WORDS, k=tokens)
         drawn[0] = _WORDS[self._texts % len(_WORDS)]
         self._texts += 1

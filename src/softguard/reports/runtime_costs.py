@@ -74,9 +74,7 @@ def runtime_plot(found: RuntimeCosts, path: Path) -> None:
 def _line(axes: Axes, i: int, x: Sequence[int], y: Sequence[Spread], label: str | None) -> None:
     bars = [[s.median - s.low for s in y], [s.high - s.median for s in y]]
     dash, mark = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
-    axes.errorbar(
-        x, [s.median for s in y], yerr=bars, color=f"C{i}", label=label, capsize=2, linestyle=dash, marker=mark
-    )
+    axes.errorbar(x, [s.median for s in y], yerr=bars, color=f"C{i}", label=label, capsize=2, linestyle=dash, marker=mark)
 
 
 def _keys(found: RuntimeCosts) -> list[tuple[int, int]]:

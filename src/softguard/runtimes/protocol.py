@@ -1,4 +1,4 @@
-"""What verification and timing ask of a runtime. Ids are the runtime's own: a virtual token has the id that the export gave it."""
+"""What verification and timing ask of a runtime. Ids are its own: a virtual token has the id that the export gave it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -199,7 +199,9 @@ def test_settings_that_make_no_sense(wrong):
         RuntimeSettings(**wrong)
 
 
-@pytest.mark.parametrize(("n", "low", "high", "held"), [(1, 0, 0, 0), (5, 0, 4, 0.9375), (6, 0, 5, 0.96875), (9, 1, 7, 0.9609375)])
+@pytest.mark.parametrize(
+    ("n", "low", "high", "held"), [(1, 0, 0, 0), (5, 0, 4, 0.9375), (6, 0, 5, 0.96875), (9, 1, 7, 0.9609375)]
+)
 def test_intervals_by_order_statistics(n, low, high, held):
     spread = Spread.of(list(range(n))[::-1])
     assert (spread.low, spread.high) == (low, high)
