@@ -179,17 +179,17 @@ def test_a_soft_prompt_has_formats_of_its_own(tiny_lm, base, tmp_path):
 
 @pytest.mark.slow
 @has_server
-@pytest.mark.parametrize("add_bos", [False, True])
-@pytest.mark.parametrize("make", [lora, vector])
+@pytest.mark.parametrize(("make", "add_bos"), [(lora, True), (vector, False)])
 def test_adapters_in_llama_server(tmp_path, make, add_bos):
-    path = write_tiny_gguf(tmp_path / "tiny.gguf", embedding=Type.F16, add_bos=add_bos)
+    """With weights that both hold alike, nothing but the order of sums and keys in half precision is between the two."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", embedding=Type.F32, weights=Type.F32, add_bos=add_bos)
     student = make(load_apart(path, tmp_path / "cache"))
     found = export(student, Base(path, file_sha256(path), True), tmp_path / "out")
     assert found["runtime"].startswith("llama-server")
     assert found["tokens"]["different"] == 0
-    assert found["logits"]["correlation"] > 0.98
-    assert found["logits"]["mean_gap_nats"] < 0.4
-    assert found["continuation"]["share_of_equal_tokens"] > 0.5
+    assert found["logits"]["correlation"] > 0.999
+    assert found["logits"]["mean_gap_nats"] < 0.05
+    assert found["continuation"]["share_of_equal_tokens"] > 0.9
     assert not math.isnan(found["answers"]["agreement"])
 
 
