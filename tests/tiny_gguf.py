@@ -76,8 +76,8 @@ def write_tiny_gguf(
     add("token_embd.weight", len(vocabulary), width, embedding, 1.0)
     if not tied:
         add("output.weight", len(vocabulary), width, embedding, 1.0)
-    norm = rng.uniform(0.5, 1.5, width).astype(np.float32)
-    writer.add_tensor("output_norm.weight", as_bf16(norm) if weights == Type.F32 else norm)
+    last = rng.uniform(0.5, 1.5, width).astype(np.float32)
+    writer.add_tensor("output_norm.weight", as_bf16(last) if weights == Type.F32 else last)
     for k in range(LAYERS):
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{k}.{norm}.weight", np.ones(width, np.float32))
