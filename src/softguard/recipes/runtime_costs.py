@@ -236,7 +236,7 @@ def _answers(bench: Bench, settings: RuntimeSettings, refusal_tokens: int, progr
     lengths = settings.answer_tokens
     count = max(lengths[-1], refusal_tokens)
     taken = _rounds(settings, lambda name: bench.turn(name, settings.answer_prompt, 1, count, lengths), progress)
-    found = []
+    found: list[SafeAnswer] = []
     for tokens in lengths:
         guarded = [turn[0].shown(tokens) for turn in taken["guarded"]]
         shown = {("benign", name): [turn[0].shown(tokens) for turn in rounds] for name, rounds in taken.items()}
