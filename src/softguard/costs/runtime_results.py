@@ -46,7 +46,7 @@ def _rank(n: int) -> int:
 
 
 def _below(k: int, n: int) -> float:
-    return min(0.5, sum(math.comb(n, i) for i in range(k)) / 2**n)
+    return min(0.5, sum(math.comb(n, i) for i in range(k)) / (1 << n))
 
 
 class RuntimeSystem(Frozen):
