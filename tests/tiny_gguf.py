@@ -19,10 +19,16 @@ def tokens() -> list[str]:
     return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
 
 
+def as_bf16(values: np.ndarray) -> np.ndarray:
+    """Return float32 numbers cut to what bf16 holds."""
+    return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
 def write_tiny_gguf(
     path: Path,
     *,
     embedding: Type = Type.Q8_0,
+    weights: Type = Type.Q8_0,
     tied: bool = True,
     tokenizer: str = "gpt2",
     add_bos: bool = False,
@@ -30,7 +36,7 @@ def write_tiny_gguf(
     seed: int = 0,
     width: int = WIDTH,
 ) -> Path:
-    """Write the file and return its path."""
+    """Write the file and return its path. What is F32 is bf16 in effect: a model loaded through bf16 has the same numbers."""
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     vocabulary = tokens()
@@ -59,16 +65,19 @@ def write_tiny_gguf(
     # llama-server fails on answers that are no UTF-8: whatever is not printable ASCII is hardly ever the likeliest.
     said = np.array([len(t) == 1 and t.isascii() for t in vocabulary])
 
-    def add(name: str, rows: int, columns: int, kind: Type = Type.Q8_0, scale: float = 0.3) -> None:
+    def add(name: str, rows: int, columns: int, kind: Type = weights, scale: float = 0.3) -> None:
         values = rng.normal(0.0, scale, (rows, columns)).astype(np.float32)
         if rows == len(vocabulary):
             values[~said] *= 0.05
+        if kind == Type.F32:
+            values = as_bf16(values)
         writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 
     add("token_embd.weight", len(vocabulary), width, embedding, 1.0)
     if not tied:
         add("output.weight", len(vocabulary), width, embedding, 1.0)
-    writer.add_tensor("output_norm.weight", rng.uniform(0.5, 1.5, width).astype(np.float32))
+    last = rng.uniform(0.5, 1.5, width).astype(np.float32)
+    writer.add_tensor("output_norm.weight", as_bf16(last) if weights == Type.F32 else last)
     for k in range(LAYERS):
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{k}.{norm}.weight", np.ones(width, np.float32))

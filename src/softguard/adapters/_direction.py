@@ -45,6 +45,11 @@ class Direction(Inside, ABC, Generic[C]):
         """Return the vector."""
         return [self._vector]
 
+    @property
+    def vector(self) -> Tensor:
+        """The vector, D float32."""
+        return self._vector
+
     @contextmanager
     def attach(self, lm: LanguageModel) -> Iterator[LanguageModel]:
         """Add the vector at its layer, by a hook.
@@ -81,7 +86,7 @@ class Direction(Inside, ABC, Generic[C]):
         return 0
 
     def save(self, folder: Path, lm: LanguageModel) -> None:
-        """Write the vector under the name that llama.cpp's control vectors give it, `direction.N` with N the layer from 1."""
+        """Write the vector as `direction.N`, N the layer counted from 1; llama.cpp counts from 0, which its exporter minds."""
         write_adapter(folder, self.config, {f"direction.{self.layer + 1}": self._vector}, self.base_fingerprint, None)
 
     @classmethod

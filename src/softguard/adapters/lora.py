@@ -93,6 +93,11 @@ class Lora(Inside):
             for name, layer in layers.items():
                 lm.network.set_submodule(name, layer.get_base_layer())
 
+    def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return A (rank x in) and B (out x rank) of each module, by its name in the network."""
+        names = [name.removesuffix(".lora_A.weight") for name in self._weights if name.endswith(".lora_A.weight")]
+        return {n: (self._weights[f"{n}.lora_A.weight"], self._weights[f"{n}.lora_B.weight"]) for n in names}
+
     @property
     def num_parameters(self) -> int:
         """Numbers in all A and B."""

@@ -17,7 +17,12 @@ def register(app: typer.Typer) -> None:
 def export(
     run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
-    to: Annotated[str, typer.Option("--to", help="Format: gguf, hf-baked, peft or vllm-embeds; see docs/exports.md.")] = "gguf",
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="Format: gguf, gguf-lora, gguf-control-vector, hf-baked, peft or vllm-embeds; see docs/exports.md."
+        ),
+    ] = "gguf",
     base: Annotated[
         Path | None, typer.Option(help="GGUF of the base model, in any quantisation; else the run's own file. Only read.")
     ] = None,
@@ -41,7 +46,7 @@ def export(
     config = RunDir.open(run).config
     with Stages() as stages:
         fetch_missing(stages, model=config["model"]["name"])
-        if to == "gguf" and uses_packaged_server():
+        if to.startswith("gguf") and uses_packaged_server():
             fetch_missing(stages, model=CATALOGUE_NAME)
         found = recipe(run, to, out_dir, base, ExportSettings(positions, prompts), stages)
     for warning in found["warnings"]:

@@ -9,6 +9,7 @@ from softguard.costs.counting import CONVENTION, Added, Flops, pass_flops, reque
 from softguard.costs.guard_work import GuardWork
 from softguard.costs.published import PaperComparison, compare_with_paper
 from softguard.costs.results import CONTEXTS, CostReport, SystemCosts, Timing, TokenFlops
+from softguard.costs.runtime_results import RuntimeCell, RuntimeCosts, RuntimeSystem, SafeAnswer, Spread
 from softguard.costs.shape import ModelShape
 from softguard.costs.systems import Numbers, system_costs
 
@@ -22,6 +23,11 @@ __all__ = [
     "ModelShape",
     "Numbers",
     "PaperComparison",
+    "RuntimeCell",
+    "RuntimeCosts",
+    "RuntimeSystem",
+    "SafeAnswer",
+    "Spread",
     "SystemCosts",
     "Timing",
     "TokenFlops",

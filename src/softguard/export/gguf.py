@@ -31,25 +31,21 @@ class GGUFExporter:
     """Baked vocabulary in GGUF."""
 
     description = "one GGUF file for llama.cpp and Ollama, from the base's GGUF"
+    carries = ("soft_prompt",)
     bakes_head = True
 
     def check(self, student: StudentModel) -> None:
         """See `Exporter.check`."""
-        file = _open(student)
-        tokenizer = student.lm.tokenizer
-        # transformers may know of tokens that have no row: whoever cannot embed them cannot have trained with them.
-        known = min(len(tokenizer), len(student.lm.embedding_weight))
-        tokens = [str(t) for t in tokenizer.convert_ids_to_tokens(list(range(known)))]
+        file = open_base(student)
+        tokens = [str(t) for t in student.lm.tokenizer.convert_ids_to_tokens(list(range(student.known_tokens)))]
         check_tables(file, tokens, student.lm.width)
-        step = max(1, len(tokens) // _CHECKED_ROWS)
-        rows = np.arange(0, len(tokens), step)
-        check_weights(file, rows, student.lm.embedding_weight[torch.from_numpy(rows)].float().cpu().numpy())
+        check_embeddings(file, student)
         _template(student)
 
     def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
         """See `Exporter.write`."""
         assert rows is not None
-        file = _open(student)
+        file = open_base(student)
         assert student.base is not None
         shift = rows.refusal_shift.cpu().numpy()
         baked = bake_tensors(file, input_rows(student), rows.silent.cpu().numpy(), student.refusal_token, shift)
@@ -97,10 +93,22 @@ def input_rows(student: StudentModel) -> Floats:
     return found
 
 
-def _open(student: StudentModel) -> GGUFFile:
+def open_base(student: StudentModel) -> GGUFFile:
+    """Return the base's file.
+
+    Raises:
+        CompatibilityError: there is none.
+        SourceError: it is damaged.
+    """
     if student.base is None:
         raise CompatibilityError("a GGUF of the base model", "none", "name it with --base FILE.gguf")
     return GGUFFile(student.base)
+
+
+def check_embeddings(file: GGUFFile, student: StudentModel) -> None:
+    """Check on some embedding rows that a file holds the student's base model (`check_weights`)."""
+    rows = np.arange(0, student.known_tokens, max(1, student.known_tokens // _CHECKED_ROWS))
+    check_weights(file, rows, student.lm.embedding_weight[torch.from_numpy(rows)].float().cpu().numpy())
 
 
 def _template(student: StudentModel) -> str:

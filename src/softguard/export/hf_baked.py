@@ -21,6 +21,7 @@ class HFBakedExporter:
     """Baked vocabulary in safetensors, tokenizer and template."""
 
     description = "a Hugging Face folder for transformers, vLLM, MLX and converters"
+    carries = ("soft_prompt",)
     bakes_head = True
 
     def check(self, student: StudentModel) -> None:

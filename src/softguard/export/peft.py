@@ -33,6 +33,7 @@ class PEFTExporter:
     """Prompt tuning."""
 
     description = "an adapter folder for PEFT; students with all virtual tokens in front"
+    carries = ("soft_prompt",)
     bakes_head = False
 
     def check(self, student: StudentModel) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from softguard.adapters import ADAPTERS, Adapter
+from softguard.errors import CompatibilityError
 from softguard.export.head import HeadRows
 from softguard.models import LanguageModel
 from softguard.models.chat import Slot
@@ -23,7 +25,8 @@ class StudentModel:
 
     Attributes:
         lm: the base model in memory.
-        virtual_tokens: P x D float32, on the far side of the embedding layer.
+        adapter: what was learned.
+        virtual_tokens: P x D float32, on the far side of the embedding layer; P is 0 where the adapter has none.
         layout: (slot, count) in the order of the virtual tokens.
         names: one name for each virtual token, new in every export.
         refusal_text: the fixed refusal.
@@ -36,6 +39,7 @@ class StudentModel:
     """
 
     lm: LanguageModel
+    adapter: Adapter
     virtual_tokens: Tensor
     layout: tuple[tuple[Slot, int], ...]
     names: tuple[str, ...]
@@ -46,6 +50,11 @@ class StudentModel:
     base_sha256: str
     own_base: bool
     title: str
+
+    @property
+    def known_tokens(self) -> int:
+        """Tokens of the tokenizer that have an embedding row: transformers may know of more, which nobody trained with."""
+        return min(len(self.lm.tokenizer), len(self.lm.embedding_weight))
 
     @property
     def names_by_slot(self) -> dict[Slot, str]:
@@ -88,6 +97,11 @@ class Exporter(Protocol):
         ...
 
     @property
+    def carries(self) -> tuple[str, ...]:
+        """The kinds of adapters that the format can hold, by their names in `ADAPTERS`."""
+        ...
+
+    @property
     def bakes_head(self) -> bool:
         """Whether the file holds head rows of its own, which have to be fitted first."""
         ...
@@ -108,6 +122,25 @@ class Exporter(Protocol):
 
 EXPORTERS: Registry[type[Exporter]] = Registry("export format", "softguard.exporters")
 """Exporters by the name of their format."""
+
+
+def check_carried(name: str, exporter: Exporter, adapter: Adapter) -> None:
+    """Raise where a format cannot hold an adapter, and name the formats that can.
+
+    Raises:
+        CompatibilityError: it cannot.
+    """
+    kind = adapter_kind(adapter)
+    if kind in exporter.carries:
+        return
+    others = [other for other in EXPORTERS if kind in EXPORTERS.get(other)().carries]
+    todo = f"export it to {' or '.join(others)}" if others else "no export of this adapter is written yet"
+    raise CompatibilityError(f"a {' or '.join(exporter.carries)}, which {name} holds", kind, todo)
+
+
+def adapter_kind(adapter: Adapter) -> str:
+    """Return the name that an adapter is registered under."""
+    return next((kind for kind in ADAPTERS if isinstance(adapter, ADAPTERS.get(kind))), type(adapter).__name__)
 
 
 def transformers_tolerance(dtype: torch.dtype) -> float:

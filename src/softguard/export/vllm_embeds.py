@@ -71,6 +71,7 @@ class VLLMEmbedsExporter:
     """Prompt embeddings."""
 
     description = "a file of embeddings with a script for vLLM's prompt embeddings"
+    carries = ("soft_prompt",)
     bakes_head = False
 
     def check(self, student: StudentModel) -> None:

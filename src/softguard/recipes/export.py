@@ -18,7 +18,7 @@ from softguard import __version__
 from softguard.adapters import SoftPrompt
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, ConfigError, ExportError
-from softguard.export import EXPORTERS, Exported, Exporter, StudentModel, new_names
+from softguard.export import EXPORTERS, Exported, Exporter, StudentModel, check_carried, new_names
 from softguard.export.head import HeadRows, speakability
 from softguard.models import LanguageModel, processor_name
 from softguard.recipes import export_checks as checks
@@ -108,6 +108,7 @@ def export_student(
     """See `export`; for a student at hand."""
     check_out(out)
     model = student_model(student, base, title)
+    check_carried(to, exporter, model.adapter)
     exporter.check(model)
     _check_room(out, model, base)
     states, rows = None, None
@@ -134,17 +135,20 @@ def student_model(student: ModelSystem, base: Base | None, title: str) -> Studen
     """Return the student as exporters see it, with new names for its virtual tokens.
 
     Raises:
-        CompatibilityError: a student that is no soft prompt.
+        CompatibilityError: a system without adapter.
     """
     adapter = student.adapter
-    if not isinstance(adapter, SoftPrompt):
-        raise CompatibilityError("a soft prompt", type(adapter).__name__, "no export of this adapter is written yet")
+    if adapter is None:
+        raise CompatibilityError("a student with an adapter", "none", "export a run's student")
     lm: LanguageModel = student.lm
+    learned = adapter.virtual_tokens()
+    virtual = torch.zeros(0, lm.width) if learned is None else learned.detach()
     return StudentModel(
         lm=lm,
-        virtual_tokens=adapter.virtual_tokens().detach(),
-        layout=adapter.config.layout,
-        names=new_names(adapter.num_prefix_positions, list(lm.tokenizer.get_vocab())),
+        adapter=adapter,
+        virtual_tokens=virtual,
+        layout=adapter.config.layout if isinstance(adapter, SoftPrompt) else (),
+        names=new_names(len(virtual), list(lm.tokenizer.get_vocab())),
         refusal_text=student.refusal_text,
         refusal_token=student.refusal_token,
         threshold=student.threshold if student.threshold is not None else 0.0,

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from softguard.export import Exported, StudentModel
+from softguard.export import Exported, StudentModel, adapter_kind
 
 
 def readme(model: StudentModel, exported: Exported, found: Mapping[str, Any]) -> str:
     """Return the text. Every figure in it comes from `found`, which verify.json holds whole."""
-    where = ", ".join(f"{count} {slot}" for slot, count in model.layout)
     parts = [
         f"# {model.title}: a student of softguard, as {found['format']}",
-        f"Base model: {model.lm.reference}. {sum(c for _, c in model.layout)} virtual tokens ({where}), trained so that the "
+        f"Base model: {model.lm.reference}. {_learned(model)}, trained so that the "
         "model alone answers as it would under a guard. A mitigation, not a proof of safety.",
         f"## Run it\n\n```\n{exported.command}\n```",
         "`sha256sum -c SHA256SUMS` checks the files.",
@@ -19,6 +18,13 @@ def readme(model: StudentModel, exported: Exported, found: Mapping[str, Any]) ->
         "## What remains\n\n" + "\n".join(f"- {line}" for line in (*exported.notes, *_remains(model, found))),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _learned(model: StudentModel) -> str:
+    if not model.layout:
+        return f"{model.adapter.num_parameters:,} learned numbers ({adapter_kind(model.adapter).replace('_', ' ')})"
+    where = ", ".join(f"{count} {slot}" for slot, count in model.layout)
+    return f"{sum(c for _, c in model.layout)} virtual tokens ({where})"
 
 
 def _measured(found: Mapping[str, Any]) -> list[str]:

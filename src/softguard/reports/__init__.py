@@ -10,6 +10,7 @@ from softguard.reports.costs import cost_csv, cost_tables, paper_tables
 from softguard.reports.html import render_html, write_report
 from softguard.reports.markdown import render_markdown
 from softguard.reports.plots import cost_plot
+from softguard.reports.runtime_costs import runtime_markdown, runtime_plot, runtime_tables
 from softguard.reports.study import study_plots, study_table, write_study_page
 from softguard.reports.terminal import terminal_table
 
@@ -20,6 +21,9 @@ __all__ = [
     "paper_tables",
     "render_html",
     "render_markdown",
+    "runtime_markdown",
+    "runtime_plot",
+    "runtime_tables",
     "study_plots",
     "study_table",
     "terminal_table",

@@ -6,7 +6,16 @@ business of this room.
 
 from softguard.runtimes.embeds_script import EmbedsScript
 from softguard.runtimes.llama_server import LlamaServer, find_llama_server
-from softguard.runtimes.protocol import Runtime, RuntimeReply
+from softguard.runtimes.protocol import Runtime, RuntimeReply, TimedAnswer, TimedRuntime
 from softguard.runtimes.transformers_folder import TransformersFolder
 
-__all__ = ["EmbedsScript", "LlamaServer", "Runtime", "RuntimeReply", "TransformersFolder", "find_llama_server"]
+__all__ = [
+    "EmbedsScript",
+    "LlamaServer",
+    "Runtime",
+    "RuntimeReply",
+    "TimedAnswer",
+    "TimedRuntime",
+    "TransformersFolder",
+    "find_llama_server",
+]

@@ -24,7 +24,7 @@ from typing import IO, Any
 from softguard.core import Conversation
 from softguard.core.protocols import Progress
 from softguard.errors import RuntimeProgramError
-from softguard.runtimes.protocol import RuntimeReply
+from softguard.runtimes.protocol import RuntimeReply, TimedAnswer
 from softguard.sources import resolve
 
 PROGRAM = "SOFTGUARD_LLAMA_SERVER"
@@ -60,10 +60,17 @@ def uses_packaged_server() -> bool:
 
 
 class LlamaServer:
-    """A running server with one model, on the processor alone; a context manager. One request at a time."""
+    """A running server with one model, on the processor alone; a context manager. One request at a time, but for `timed`."""
 
     def __init__(
-        self, model: Path, program: Path, *, threads: int = 1, context: int = 4096, arguments: Sequence[str] = ()
+        self,
+        model: Path,
+        program: Path,
+        *,
+        threads: int = 1,
+        context: int = 4096,
+        slots: int = 1,
+        arguments: Sequence[str] = (),
     ) -> None:
         """Set up; nothing runs before `with`.
 
@@ -71,15 +78,16 @@ class LlamaServer:
             model: a GGUF file.
             program: `find_llama_server()`.
             threads: of prompt and generation.
-            context: positions of the one slot.
+            context: positions of each slot.
+            slots: requests that are answered at once.
             arguments: more of the server's own, as `--logit-bias`.
         """
         self._model, self._program = model, program
-        self._arguments = ["-t", str(threads), "-tb", str(threads), "-c", str(context), "-np", "1", *arguments]
+        self._arguments = ["-t", str(threads), "-tb", str(threads), "-c", str(context * slots), "-np", str(slots), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._connection: http.client.HTTPConnection | None = None
-        self._build = ""
+        self._build, self._port = "", 0
 
     @property
     def name(self) -> str:
@@ -87,7 +95,7 @@ class LlamaServer:
         return f"llama-server {self._build}".strip()
 
     def __enter__(self) -> "LlamaServer":
-        port = _free_port()
+        port = self._port = _free_port()
         fixed = ["--host", "127.0.0.1", "--port", str(port), "--jinja", "--device", "none", "--no-webui", "--offline"]
         command = [str(self._program), "-m", str(self._model), *fixed, *self._arguments]
         self._log = tempfile.TemporaryFile()
@@ -116,11 +124,19 @@ class LlamaServer:
     @property
     def resident_bytes(self) -> int:
         """The memory that the process holds now, its mapped model included; 0 where the system does not tell."""
+        return self._status_bytes("VmRSS")
+
+    @property
+    def peak_resident_bytes(self) -> int:
+        """See `TimedRuntime.peak_resident_bytes`."""
+        return self._status_bytes("VmHWM")
+
+    def _status_bytes(self, field: str) -> int:
         try:
             status = Path(f"/proc/{self._process.pid}/status").read_text() if self._process else ""
         except OSError:
             return 0
-        kilobytes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+        kilobytes = [line.split()[1] for line in status.splitlines() if line.startswith(f"{field}:")]
         return int(kilobytes[0]) * 1024 if kilobytes else 0
 
     def render(self, conversation: Conversation) -> str:
@@ -151,6 +167,40 @@ class LlamaServer:
         sampler = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": seed} if temperature else {}
         body = {"prompt": list(ids), "n_predict": count, "temperature": temperature, "return_tokens": True, **sampler}
         return [int(i) for i in self._ask("POST", "/completion", body)["tokens"]]
+
+    def timed(self, ids: Sequence[int], count: int, *, slot: int = 0, cached: bool = True) -> TimedAnswer:
+        """See `TimedRuntime.timed`. Tokens that end within a character may come without their ids: they are counted."""
+        body = {
+            "prompt": list(ids),
+            "n_predict": count,
+            "temperature": 0.0,
+            "ignore_eos": True,
+            "cache_prompt": cached,
+            "id_slot": slot,
+            "stream": True,
+            "return_tokens": True,
+        }
+        arrivals: list[float] = []
+        made: list[int] = []
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_ANSWER_SECONDS)
+        started = time.perf_counter()
+        try:
+            connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            for line in response:
+                now = time.perf_counter() - started
+                if line.startswith(b"data: {"):
+                    event = json.loads(line[6:])
+                    arrivals += [now] * (int(event.get("tokens_predicted", 0)) - len(arrivals))
+                    made += [] if event.get("stop") else [int(i) for i in event.get("tokens") or []]
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise RuntimeProgramError("an answer in a stream", f"{error!r}; {self._said()}", "run it again") from error
+        finally:
+            connection.close()
+        if len(arrivals) != count:
+            found = f"{len(arrivals)} with status {response.status}; {self._said()}"
+            raise RuntimeProgramError(f"{count} tokens", found, "check the model file and the lengths that were asked for")
+        return TimedAnswer(tuple(arrivals), tuple(made))
 
     def answer(self, conversation: Conversation, max_new_tokens: int, top: int) -> RuntimeReply:
         """Return the greedy answer of the chat endpoint."""

@@ -1,4 +1,4 @@
-"""What verification asks of a runtime. Ids are the runtime's own: a virtual token has the id that the export gave it."""
+"""What verification and timing ask of a runtime. Ids are its own: a virtual token has the id that the export gave it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +14,47 @@ class RuntimeReply:
     text: str
     truncated: bool
     first: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """What one request took: seconds from its sending to each of its tokens, and the tokens."""
+
+    arrivals: tuple[float, ...]
+    ids: tuple[int, ...]
+
+
+class TimedRuntime(Protocol):
+    """A loaded model whose answers are timed, in several slots at once."""
+
+    @property
+    def name(self) -> str:
+        """The runtime and its version."""
+        ...
+
+    @property
+    def peak_resident_bytes(self) -> int:
+        """The most memory that its process has held, its mapped model included; 0 where the system does not tell."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        ...
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """See `Runtime.prompt_ids`."""
+        ...
+
+    def timed(self, ids: Sequence[int], count: int, *, slot: int = 0, cached: bool = True) -> TimedAnswer:
+        """Return what `count` likeliest tokens took, those that would end an answer taken as any other.
+
+        Args:
+            ids: of the prompt.
+            count: of tokens.
+            slot: what keeps keys and values between requests; threads may ask at once, each with a slot of its own.
+            cached: whether what the slot's last request began with alike is taken from there.
+        """
+        ...
 
 
 class Runtime(Protocol):

@@ -64,3 +64,21 @@ def test_the_papers_table_stands_beside_ours():
 def test_what_makes_no_sense_is_refused(wrong):
     with pytest.raises(ConfigError):
         run("costs", *wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("some/run", "--runtime", "vllm", "--export", "x"), "--runtime llamacpp"),
+        (("some/run", "--runtime", "llamacpp"), "softguard export RUN --to gguf"),
+        (("--runtime", "llamacpp", "--export", "x"), "no RUN"),
+        (("some/run", "--runtime", "llamacpp", "--paper", "--export", "x"), "RUN alone"),
+        (("some/run", "--runtime", "llamacpp", "--export", "x", "--parallel", "1;4"), "with commas"),
+        (("some/run", "--runtime", "llamacpp", "--export", "x", "--parallel", "0"), "parallel of one or more"),
+        (("some/run", "--runtime", "llamacpp", "--export", "x", "--out", "."), "choose another --out"),
+        (("some/run", "--export", "x"), "add --runtime"),
+    ],
+)
+def test_options_of_a_runtime(wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        run("costs", *wrong)
