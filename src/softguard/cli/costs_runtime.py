@@ -37,9 +37,7 @@ def show_runtime_costs(run: Path | None, options: RuntimeOptions, as_json: bool)
         raise ConfigError(f"--runtime {RUNTIME}", repr(options.runtime), "it is the one that costs are measured in")
     if run is None or options.export is None:
         missing = "no RUN" if run is None else "no --export"
-        raise ConfigError(
-            "RUN and --export", missing, "run `softguard export RUN --to gguf --out DIR`, name DIR"
-        )
+        raise ConfigError("RUN and --export", missing, "run `softguard export RUN --to gguf --out DIR`, name DIR")
     given = {
         "prompt_tokens": _numbers("--prompt-tokens", options.prompt_tokens),
         "parallel": _numbers("--parallel", options.parallel),
