@@ -19,8 +19,8 @@ def test_every_entry_is_pinned(entry) -> None:
     assert entry.file == entry.file.strip("/")
     assert "/" not in entry.file
     assert entry.is_folder or entry.file.endswith(".gguf")
-    assert entry.role in ("model", "guard-backbone", "runtime")
-    assert bool(entry.members) == (entry.role == "runtime")
+    assert entry.role in ("model", "guard-backbone", "runtime", "data")
+    assert bool(entry.members) == (entry.role in ("runtime", "data"))
     assert entry.chat_template in (None, "from model")
     for piece in entry.pieces:
         parse_wheel(piece)
