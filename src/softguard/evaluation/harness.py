@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ Score = Callable[[Sequence[Conversation], Sequence[str]], Sequence[Likelihood]]
 
 
 class HarnessModel:
-    """A system as the harness sees a model. `harness_version` makes it pass for one of the harness's own class `LM`.
+    """A system as the harness sees a model: with the methods of its class `LM`, which is not loaded for it.
 
     It is asked as a chat (`apply_chat_template=True`), and greedily.
     """
@@ -152,18 +153,15 @@ class Graded:
 
 
 def harness_version() -> str:
-    """Return the harness's version.
+    """Return the harness's version, without loading it.
 
     Raises:
         ConfigError: it is not installed; the message has the command.
     """
-    with _installed():
-        import lm_eval
-        from lm_eval.api.model import LM
-
-        LM.register(HarnessModel)
-        version: str = lm_eval.__version__
-        return version
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError as error:
+        raise _absent("it is not installed") from error
 
 
 class HarnessSuite:
@@ -186,7 +184,6 @@ class HarnessSuite:
         if not documents:
             raise DataError("at least one question", "none", "ask for fewer shards, or a larger limit")
         self.task, self.documents = task, documents
-        self.version = harness_version()
         shots = task.shots(data_dir) if task.shots else []
         by_name: dict[str, list[Document]] = {}
         for document in documents:
@@ -294,8 +291,11 @@ def _installed() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        todo = "pip install 'softguard[harness]'"
-        raise ConfigError("lm-evaluation-harness, which grades this suite", f"no {error.name or error}", todo) from error
+        raise _absent(f"no {error.name or error}") from error
+
+
+def _absent(found: str) -> ConfigError:
+    return ConfigError("lm-evaluation-harness, which grades this suite", found, "pip install 'softguard[harness]'")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from softguard.core import Conversation, Reply, ReplySettings
 from softguard.data import PromptRow, data_folder
 from softguard.errors import ConfigError
 from softguard.evaluation.divergence import MIN_DRAWS
+from softguard.evaluation.harness import HarnessSuite, harness_version
 from softguard.evaluation.judges import JUDGES, Answered, Judge, check_judge, load_judge
 from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.evaluation.scores import kind_of, said
@@ -31,6 +32,7 @@ from softguard.recipes.prompts import take
 from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements, remembered_replies
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.suite_tables import Asked, Measured, agreement, differences, power_note, rates
+from softguard.recipes.usefulness import outcome_samples, outcome_summary, outcomes
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
 
@@ -107,10 +109,12 @@ def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, re
     What is done already is read, not done again.
 
     Raises:
-        ConfigError: see `SuiteRequest.checked`.
+        ConfigError: see `SuiteRequest.checked`; or a suite that lm-evaluation-harness grades, and that is not installed.
         DataError: a suite that is nowhere to be had.
     """
     request = request.checked()
+    if any(SUITES.get(n).task for n in suites_named(request.suites)):
+        harness_version()  # nothing is loaded for what cannot be graded
     folder = data_folder(data_dir)
     loaded = load_run(path)
     seed = loaded.config.data.seed
@@ -118,7 +122,12 @@ def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, re
     names = [j.strip() for j in request.judges.split(",") if j.strip()] or [loaded.config.teacher.guard]
     parts = _Parts.of(loaded, request, [load_judge(name) for name in dict.fromkeys(names)])
     wraps = {name: WRAPPERS.get(name).make(folder) for name in wrappers_named(request.wrappers)}
-    return [_suite(parts, name, rows, wraps, request, report) for name, rows in chosen.items()]
+    return [
+        _usefulness(parts, name, rows, request, folder, report)
+        if SUITES.get(name).task
+        else _suite(parts, name, rows, wraps, request, report)
+        for name, rows in chosen.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ class _Parts:
     teacher: GuardedSystem
     guard: RememberingGuard
     systems: Mapping[str, ModelSystem]
-    stores: Mapping[str, Store]
+    made_by: Mapping[str, Any]
     judges: Sequence[Judge]
     settings: ReplySettings
 
@@ -148,10 +157,14 @@ class _Parts:
         files = json.loads((loaded.run.path / "manifest.json").read_text(encoding="utf-8"))["files"]
         trained = {n: d for n, d in files.items() if n.startswith(("adapter/", "operating_point"))}
         made_by: dict[str, Any] = {"base": "", "system_prompt": prompt, "student": trained}
-        common = (lm.fingerprint, lm.attention, refusal, settings.max_new_tokens)
-        stores = {n: Store("answers", *common, n, made_by[n]) for n in systems}
         guard = RememberingGuard(load_guard(config.teacher.guard))
-        return cls(loaded, GuardedSystem(lm, guard, refusal), guard, systems, stores, judges, settings)
+        return cls(loaded, GuardedSystem(lm, guard, refusal), guard, systems, made_by, judges, settings)
+
+    def store(self, kind: str, system: str, max_new_tokens: int) -> Store:
+        """Return where what a system said, at most so many tokens of it, is kept."""
+        lm = self.loaded.lm
+        made_by = (lm.fingerprint, lm.attention, self.teacher.refusal_text, max_new_tokens, system, self.made_by[system])
+        return Store(kind, *made_by)
 
 
 def _chosen(rows: Sequence[PromptRow], request: SuiteRequest, seed: int) -> list[PromptRow]:
@@ -214,7 +227,8 @@ def _answers(
     made: dict[str, list[Reply]] = {}
     for name, system in parts.systems.items():
         progress = partial(_shown, report, f"answers: {wrapper}, {name}")
-        made[name] = remembered_replies(system, parts.stores[name], conversations, parts.settings, progress)
+        store = parts.store("answers", name, parts.settings.max_new_tokens)
+        made[name] = remembered_replies(system, store, conversations, parts.settings, progress)
     if "guarded" in request.system_names():
         parts.guard.progress = partial(_shown, report, f"answers: {wrapper}, guarded")
         decided = guarding(parts.teacher, rows, made["base"])(conversations, [r.id for r in rows], parts.settings, None)
@@ -240,21 +254,13 @@ def _summary(parts: _Parts, measured: Measured, name: str, request: SuiteRequest
         )
     results = [SystemResult(system=s, label=LABELS[s], metrics=rates(measured, s) | extra.get(s, {})) for s in measured.by]
     student = "student" in measured.by
-    provenance = {
-        "softguard": __version__,
-        "suite": {"name": name, "source": suite.source, "licence": suite.licence, "size": suite.size, "metric": suite.metric},
-        "asked": {
-            "prompts": {label: sum(r.label == label for r in rows) for label in dict.fromkeys(r.label for r in rows)},
-            "limit": request.limit,
-            "shard": f"{request.shard[0]}/{request.shard[1]}",
-            "wrappers": [w for w in wrappers_named(request.wrappers) if measured.harmful],
-            "max_new_tokens": parts.settings.max_new_tokens,
-            "drafts_for_divergence": request.draws,
-        },
-        "judges": {j.name: hashlib.sha256(j.fingerprint.encode()).hexdigest()[:12] for j in parts.judges},
-        "model": {"reference": parts.loaded.lm.reference, "fingerprint": parts.loaded.lm.fingerprint},
-        "guard": {"name": parts.guard.name, "fingerprint": parts.guard.fingerprint},
+    provenance = _provenance(parts, name, rows, request)
+    provenance["asked"] |= {
+        "wrappers": [w for w in wrappers_named(request.wrappers) if measured.harmful],
+        "max_new_tokens": parts.settings.max_new_tokens,
+        "drafts_for_divergence": request.draws,
     }
+    provenance["judges"] = {j.name: hashlib.sha256(j.fingerprint.encode()).hexdigest()[:12] for j in parts.judges}
     return EvaluationSummary(
         suite=suite.title,
         systems=results,
@@ -265,6 +271,47 @@ def _summary(parts: _Parts, measured: Measured, name: str, request: SuiteRequest
         provenance=provenance,
         limits=_limits(parts, measured, request),
     )
+
+
+def _provenance(parts: _Parts, name: str, rows: Sequence[PromptRow], request: SuiteRequest) -> dict[str, Any]:
+    suite = SUITES.get(name)
+    return {
+        "softguard": __version__,
+        "suite": {"name": name, "source": suite.source, "licence": suite.licence, "size": suite.size, "metric": suite.metric},
+        "asked": {
+            "prompts": {label: sum(r.label == label for r in rows) for label in dict.fromkeys(r.label for r in rows)},
+            "limit": request.limit,
+            "shard": f"{request.shard[0]}/{request.shard[1]}",
+        },
+        "model": {"reference": parts.loaded.lm.reference, "fingerprint": parts.loaded.lm.fingerprint},
+        "guard": {"name": parts.guard.name, "fingerprint": parts.guard.fingerprint},
+    }
+
+
+def _usefulness(
+    parts: _Parts, name: str, rows: Sequence[PromptRow], request: SuiteRequest, data_dir: Path | None, report: Report
+) -> EvaluationSummary:
+    """Return the summary of a suite that lm-evaluation-harness grades, measured or read."""
+    suite, run, names = SUITES.get(name), parts.loaded.run, request.system_names()
+    assert suite.task is not None
+    length = request.max_new_tokens or suite.task.max_new_tokens
+    made_of = [harness_version(), suite.task.settings, {ours: list(m) for ours, m in suite.task.metrics.items()}, length]
+    folder = f"evaluations/{name}-{_hash(parts, name, rows, {}, request, made_of)}"
+    written = run.path / folder / "summary.json"
+    if f"evaluate {folder}" in run.stages() and written.exists():
+        return EvaluationSummary.model_validate_json(written.read_text(encoding="utf-8"))
+    by_id = {d.id: d for d in suite.task.chosen(data_dir)}
+    built = HarnessSuite(suite.task, [by_id[r.id] for r in rows], data_dir, length)
+    parts.guard.progress = partial(_shown, report, f"{name}: guard")
+    teacher = parts.teacher if "guarded" in names else None
+    found = outcomes(built, parts.systems, teacher, parts.store, lambda stage: partial(_shown, report, f"{name}: {stage}"))
+    threshold = parts.loaded.threshold if "student" in found else None
+    provenance = _provenance(parts, name, rows, request) | {"harness": harness_version()}
+    summary = outcome_summary(suite.title, built, {n: found[n] for n in names}, threshold, provenance)
+    run.write_text(f"{folder}/samples.jsonl", outcome_samples(found))
+    run.write_text(f"{folder}/summary.json", summary.model_dump_json(indent=1))
+    run.finish_stage(f"evaluate {folder}")
+    return summary
 
 
 def _limits(parts: _Parts, measured: Measured, request: SuiteRequest) -> list[str]:
@@ -320,7 +367,12 @@ def _samples(measured: Measured) -> str:
 
 
 def _hash(
-    parts: _Parts, name: str, rows: Sequence[PromptRow], asked: Mapping[str, Sequence[Conversation]], request: SuiteRequest
+    parts: _Parts,
+    name: str,
+    rows: Sequence[PromptRow],
+    asked: Mapping[str, Sequence[Conversation]],
+    request: SuiteRequest,
+    graded_by: Sequence[Any] = (),
 ) -> str:
     """Return what names this measurement: the same for every run that is asked the same of the same models by the same judges."""
     loaded = parts.loaded
@@ -329,9 +381,9 @@ def _hash(
         name,
         [[r.id, r.label] for r in rows],
         {w: [c.to_dicts() for c in conversations] for w, conversations in asked.items()},
-        [j.fingerprint for j in parts.judges],
+        list(graded_by) or [j.fingerprint for j in parts.judges],
         request.system_names(),
-        [request.draws, parts.settings.max_new_tokens],
+        [] if graded_by else [request.draws, parts.settings.max_new_tokens],
         [loaded.lm.fingerprint, parts.guard.fingerprint, parts.teacher.refusal_text, loaded.config.evaluation.system_prompt],
     )[:12]
 
