@@ -69,7 +69,7 @@ def settings(prefix: Annotated[str, typer.Argument(help="Only keys that start so
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")],
     suite: Annotated[
-        str, typer.Option(help="Suites or groups (safety, over-refusal), by comma; without it, our own test split.")
+        str, typer.Option(help="Suites or groups (safety, over-refusal, usefulness), by comma; without it, our own test split.")
     ] = "",
     wrappers: Annotated[str, typer.Option(help="Attack wrappers over harmful prompts, by comma, or all.")] = "",
     judge: Annotated[str, typer.Option(help="Guards, refusal, strongreject@GUARD or @MODEL, by comma; the first leads.")] = "",
@@ -96,7 +96,7 @@ def evaluate(
         return
     given = {"--wrappers": wrappers, "--judge": judge, "--limit": limit, "--draws": draws, "--max-new-tokens": max_new_tokens}
     if stray := [name for name, value in given.items() if value]:
-        raise ConfigError(f"--suite with {stray[0]}", "no --suite", "add --suite safety, over-refusal or a suite's name")
+        raise ConfigError(f"--suite with {stray[0]}", "no --suite", "add --suite safety, over-refusal, usefulness or a suite's name")
     from softguard.recipes.evaluate import evaluate as recipe
     from softguard.recipes.report import report_run
     from softguard.reports import terminal_table
@@ -132,7 +132,8 @@ def _evaluate_suites(
     from softguard.evaluation.results import EvaluationSummary
     from softguard.recipes.answers import FOLDER
     from softguard.recipes.report import report_run
-    from softguard.recipes.suites import SuiteRequest, evaluate_suites
+    from softguard.recipes.suite_request import SuiteRequest
+    from softguard.recipes.suites import evaluate_suites
     from softguard.reports import terminal_table
     from softguard.reports.wording import agreement, difference, info
     from softguard.runs import RunDir

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from softguard.data.document import Document, document, documents
+from softguard.data.document import Document, document, documents, subset
 from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts, read_rows
@@ -44,5 +44,5 @@ def gsm8k_documents(data_dir: Path | None = None) -> list[Document]:
 
 
 def gsm8k_shots(data_dir: Path | None = None) -> list[Document]:
-    """Return the training questions with their worked answers, for shots."""
-    return _documents("train", data_dir)
+    """Return the five training questions that are shown with their worked answers: fixed, as `data/subsets` lists them."""
+    return subset("gsm8k_shots", _documents("train", data_dir))

@@ -18,8 +18,8 @@ _TASK = HarnessTask(
     shots=gsm8k_shots,
     shots_split="train",
     name_of=_name,
-    # The first five training questions for all, where the harness draws five for each: a question is then asked alike in every
-    # subset, and what all prompts begin with is run once.
+    # The same five examples for all, where the harness draws five for each question: one is then asked alike in every subset and
+    # with every copy of the training questions, and what all prompts begin with is run once.
     settings={"fewshot_config": {"sampler": "first_n"}},
     metrics={
         "accuracy": HarnessMetric("exact_match", "strict-match"),
