@@ -95,9 +95,12 @@ def _of_model(
 
     graded = suite.grade(HarnessModel(answer, score))
     conversations = [g.conversation for g in graded]
-    replies = answer(conversations, suite.answer_tokens) if suite.answer_tokens else [None] * len(graded)
-    right = [g.gold for g in graded if g.gold is not None]
-    golds = score(conversations, right) if right else [None] * len(graded)
+    replies: Sequence[Reply | None] = [None] * len(graded)
+    golds: Sequence[Likelihood | None] = [None] * len(graded)
+    if suite.answer_tokens:
+        replies = answer(conversations, suite.answer_tokens)
+    if right := [g.gold for g in graded if g.gold is not None]:
+        golds = score(conversations, right)
     return [_outcome(system, g, r, gold) for g, r, gold in zip(graded, replies, golds, strict=True)]
 
 

@@ -60,7 +60,7 @@ def make(tmp_path, monkeypatch):
         config = validate_config(
             {
                 "adapter": {"num_virtual_tokens": 4, "initialisation": "random"},
-                "teacher": {"refusal_text": REFUSAL, "guard": "half"},
+                "teacher": {"refusal_text": REFUSAL, "guard": "keyword"},
                 "training": {"seed": seed},
             }
         )
