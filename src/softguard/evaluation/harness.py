@@ -230,7 +230,8 @@ class HarnessSuite:
 
     def results(self, model: Any) -> dict[str, Any]:
         """Return what the harness's `evaluate` returns for a model: of ours, or of its own."""
-        from lm_eval.evaluator import evaluate
+        with _installed():
+            from lm_eval.evaluator import evaluate
 
         for task in self._tasks.values():
             task.set_fewshot_seed(SHOTS_SEED)
