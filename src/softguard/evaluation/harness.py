@@ -191,8 +191,9 @@ class HarnessSuite:
         self._by_name = by_name
         with _installed(), _quiet():
             self._tasks = self._built(shots, data_dir)
+        length = max_new_tokens or task.max_new_tokens
         for built in self._tasks.values():
-            if length := max_new_tokens or task.max_new_tokens:
+            if length and built.config.generation_kwargs:  # a choice writes nothing
                 built.set_config("generation_kwargs", {"max_gen_toks": length}, update=True)
 
     def _built(self, shots: Sequence[Document], data_dir: Path | None) -> dict[str, Any]:
