@@ -96,7 +96,9 @@ def evaluate(
         return
     given = {"--wrappers": wrappers, "--judge": judge, "--limit": limit, "--draws": draws, "--max-new-tokens": max_new_tokens}
     if stray := [name for name, value in given.items() if value]:
-        raise ConfigError(f"--suite with {stray[0]}", "no --suite", "add --suite safety, over-refusal, usefulness or a suite's name")
+        raise ConfigError(
+            f"--suite with {stray[0]}", "no --suite", "add --suite safety, over-refusal, usefulness or a suite's name"
+        )
     from softguard.recipes.evaluate import evaluate as recipe
     from softguard.recipes.report import report_run
     from softguard.reports import terminal_table

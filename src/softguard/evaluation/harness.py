@@ -212,9 +212,7 @@ class HarnessSuite:
         manager = lm_eval.tasks.TaskManager(
             include_defaults=False, include_path=str(Path(lm_eval.tasks.__file__).parent / self.task.folder)
         )
-        members = [
-            {"task": name, "custom_dataset": data_of(rows), **self.task.settings} for name, rows in self._by_name.items()
-        ]
+        members = [{"task": name, "custom_dataset": data_of(rows), **self.task.settings} for name, rows in self._by_name.items()]
         built: dict[str, Any] = manager.load([{"group": "softguard", "task": members}])["tasks"]
         return built
 

@@ -79,9 +79,7 @@ def outcomes(
     return out
 
 
-def _of_model(
-    suite: HarnessSuite, system: ModelSystem, store_of: StoreOf, shown: Callable[[str], Progress]
-) -> list[Outcome]:
+def _of_model(suite: HarnessSuite, system: ModelSystem, store_of: StoreOf, shown: Callable[[str], Progress]) -> list[Outcome]:
     def asked(conversations: Sequence[Conversation]) -> list[Conversation]:
         return [fitting(system.renderer, c) for c in conversations]
 
@@ -255,4 +253,3 @@ def _limits(suite: HarnessSuite, asked: Mapping[str, Any]) -> list[str]:
     if asked["limit"] or asked["shard"] != "1/1":
         out.append(f"{len(suite.documents)} questions only (limit {asked['limit'] or 'none'}, shard {asked['shard']}).")
     return out
-

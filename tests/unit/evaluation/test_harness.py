@@ -1,4 +1,4 @@
-"""Our systems in lm-evaluation-harness: on the same tasks with the same base model, the same scores as the harness's own model."""
+"""Our systems in lm-evaluation-harness: on the same tasks with the same base model, the scores of the harness's own model."""
 
 import json
 import math
