@@ -150,6 +150,7 @@ def outcome_summary(
         suite=title,
         systems=[SystemResult(system=name, label=LABELS[name], metrics=_rates(found)) for name, found in by.items()],
         differences=_differences(by, "student") if "student" in by else [],
+        samples=[],  # questions of public sets are not ours to show
         threshold=threshold,
         provenance=told,
         limits=[note for note in notes if note],
