@@ -11,7 +11,7 @@ from softguard.cli.models import fetch_missing
 from softguard.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from softguard.recipes.suites import SuiteRequest
+    from softguard.recipes.suite_request import SuiteRequest
 
 SYSTEMS = ("base", "guarded", "student", "system_prompt")
 DataDir = Annotated[Path | None, typer.Option(help="Folder of public prompt sets (or SOFTGUARD_DATA).")]
@@ -72,7 +72,7 @@ def settings(prefix: Annotated[str, typer.Argument(help="Only keys that start so
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")],
     suite: Annotated[
-        str, typer.Option(help="Suites or groups (safety, over-refusal), by comma; without it, our own test split.")
+        str, typer.Option(help="Suites or groups (safety, over-refusal, usefulness), by comma; without it, our own test split.")
     ] = "",
     wrappers: Annotated[str, typer.Option(help="Attack wrappers over harmful prompts, by comma, or all.")] = "",
     judge: Annotated[str, typer.Option(help="Guards, refusal, strongreject@GUARD or @MODEL, by comma; the first leads.")] = "",
@@ -100,7 +100,7 @@ def evaluate(
     """
     if suite:
         from softguard.evaluation.attacks import Budget
-        from softguard.recipes.suites import SuiteRequest
+        from softguard.recipes.suite_request import SuiteRequest
 
         budget = Budget(attack_steps, attack_seconds, attack_candidates)
         part = _shard(shard)
@@ -110,7 +110,9 @@ def evaluate(
     given = {"--wrappers": wrappers, "--judge": judge, "--limit": limit, "--draws": draws, "--max-new-tokens": max_new_tokens}
     given["--attacks"] = attacks
     if stray := [name for name, value in given.items() if value]:
-        raise ConfigError(f"--suite with {stray[0]}", "no --suite", "add --suite safety, over-refusal or a suite's name")
+        raise ConfigError(
+            f"--suite with {stray[0]}", "no --suite", "add --suite safety, over-refusal, usefulness or a suite's name"
+        )
     from softguard.recipes.evaluate import evaluate as recipe
     from softguard.recipes.report import report_run
     from softguard.reports import terminal_table

@@ -13,11 +13,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from softguard.data.fetching import RemoteFile
 from softguard.data.prompt import Label, PromptRow, Split, mentions_minors
 from softguard.errors import DataError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,28 @@ def read_prompts(file: PublicFile, data_dir: Path | None, pick: Callable[[Any], 
     Raises:
         DataError: the file is nowhere, unreadable, not of its form, or without prompts.
     """
+
+    def checked(row: Any) -> list[Picked]:
+        picked = list(pick(row))
+        for prompt, topic in picked:
+            (prompt + topic).encode()  # raises on what is no text, half a surrogate pair included
+        return picked
+
+    return read_rows(file, data_dir, checked)
+
+
+def read_rows(file: PublicFile, data_dir: Path | None, pick: Callable[[Any], Iterable[T]]) -> list[T]:
+    """Return what `pick` makes of the rows of a file: dicts, or the lines of a `.txt`.
+
+    Raises:
+        DataError: the file is nowhere, unreadable, not of its form, or has nothing to pick.
+    """
     path = find_file(file, data_dir)
-    picked: list[Picked] = []
+    picked: list[T] = []
     good = 0
     try:
         for row in _rows(path):
-            new = list(pick(row))
-            for prompt, topic in new:
-                (prompt + topic).encode()  # raises on what is no text, half a surrogate pair included
-            picked += new
+            picked += pick(row)
             good += 1
         if not picked:
             raise ValueError("no prompt")

@@ -101,6 +101,20 @@ METRICS: Mapping[str, MetricInfo] = {
         better=None,
         definition="Share of answers that ended at the token limit: what would have followed was neither judged nor read.",
     ),
+    "accuracy": MetricInfo(
+        label="Accuracy",
+        unit="rate",
+        better="higher",
+        definition="Share of questions whose answer lm-evaluation-harness's own metric calls right; one that the system declines "
+        "by its operating point or its guard is not.",
+    ),
+    "gold_log_likelihood": MetricInfo(
+        label="Log-likelihood of the right answer",
+        unit="nats",
+        better="higher",
+        definition="Mean log-probability per token that the system gives the right answer after the question, whatever its "
+        "operating point: it moves where accuracy is still at chance.",
+    ),
     "decision_divergence": MetricInfo(
         label="Decision divergence",
         unit="rate",

@@ -7,7 +7,7 @@ command goes on; the hash names what was asked, of which models, and who judged,
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,14 @@ from typing import Any
 from softguard import __version__
 from softguard.core import Conversation, Reply, ReplySettings
 from softguard.data import PromptRow, data_folder
-from softguard.errors import ConfigError
-from softguard.evaluation.attacks import Budget, attacks_named
-from softguard.evaluation.attacks.attack import check_budget
-from softguard.evaluation.divergence import MIN_DRAWS
-from softguard.evaluation.judges import JUDGES, Answered, Judge, check_judge, load_judge
+from softguard.evaluation.attacks import attacks_named
+from softguard.evaluation.harness import HarnessSuite, harness_version
+from softguard.evaluation.judges import Answered, Judge, load_judge
 from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.evaluation.scores import kind_of, said
 from softguard.evaluation.suites import SUITES, suites_named
 from softguard.evaluation.wrappers import PLAIN, WRAPPERS, Wrap, wrappers_named
-from softguard.guards import GUARDS, load_guard
+from softguard.guards import load_guard
 from softguard.recipes.answers import guarding
 from softguard.recipes.attacking import Attacked, attacked
 from softguard.recipes.distill import LoadedRun, Report, load_run
@@ -33,81 +31,13 @@ from softguard.recipes.evaluate import LABELS
 from softguard.recipes.prompts import take
 from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements, remembered_replies
 from softguard.recipes.student import ModelSystem
+from softguard.recipes.suite_request import SuiteRequest
 from softguard.recipes.suite_tables import Asked, Measured, agreement, differences, power_note, rates
+from softguard.recipes.usefulness import outcome_samples, outcome_summary, outcomes
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
 
 SCHEMA = 1
-SYSTEMS = ("base", "guarded", "system_prompt", "student")
-
-
-@dataclass(frozen=True)
-class SuiteRequest:
-    """What to measure.
-
-    Attributes:
-        suites: names and groups, comma-separated.
-        wrappers: names, comma-separated; `all` for every one, empty for none.
-        judges: references, comma-separated; the first gives the headline. Empty takes the run's guard.
-        systems: names, comma-separated; the guarded system needs the base model's answers.
-        limit: at most so many prompts of each label of a suite, drawn with the seed of the run's data; 0 takes all.
-        shard: (i, n), the i-th of n parts of the prompts, from 1.
-        max_new_tokens: of an answer; 0 takes the run's own.
-        draws: drafts of each prompt for the divergence from the guarded system; 0 leaves it out.
-        attacks: white-box attacks on harmful prompts, comma-separated; `all` for every one, empty for none.
-        budget: of an attack, for each prompt and system.
-    """
-
-    suites: str
-    wrappers: str = ""
-    judges: str = ""
-    systems: str = ",".join(SYSTEMS)
-    limit: int = 0
-    shard: tuple[int, int] = (1, 1)
-    max_new_tokens: int = 0
-    draws: int = 0
-    attacks: str = ""
-    budget: Budget = field(default_factory=Budget)
-
-    def checked(self) -> "SuiteRequest":
-        """Return the request, checked before anything is fetched or loaded.
-
-        Raises:
-            ConfigError: an unknown name, a shard or a number of drafts that cannot be.
-        """
-        suites_named(self.suites)
-        wrappers_named(self.wrappers)
-        attacks_named(self.attacks)
-        check_budget(self.budget)
-        for judge in filter(None, self.judges.split(",")):
-            check_judge(judge.strip())
-        self.system_names()
-        index, of = self.shard
-        if not 1 <= index <= of:
-            raise ConfigError("a shard i/n with 1 <= i <= n", f"{index}/{of}", "write --shard 1/4")
-        if 0 < self.draws < MIN_DRAWS:
-            raise ConfigError(f"0 or at least {MIN_DRAWS} drafts", str(self.draws), f"write --draws {MIN_DRAWS}")
-        return self
-
-    def fetched(self) -> list[str]:
-        """Return the guards among the judges, whose weights can be fetched with a bar; a rating model is left to its loader."""
-        named = [j.strip() for j in self.judges.split(",") if j.strip()]
-        guards = [j.partition("@")[2] if j.partition("@")[0] in JUDGES else j for j in named]
-        return [g for g in guards if g.endswith(".toml") or g.partition("@")[0] in GUARDS]
-
-    def system_names(self) -> list[str]:
-        """Return the systems to measure, in the table's order.
-
-        Raises:
-            ConfigError: an unknown one, or the guarded system without the base model.
-        """
-        given = {w.strip() for w in self.systems.split(",") if w.strip()}
-        unknown = given - set(SYSTEMS)
-        if unknown or not given:
-            raise ConfigError(f"systems among {', '.join(SYSTEMS)}", ", ".join(sorted(unknown)) or "none", "choose among these")
-        if "guarded" in given and "base" not in given:
-            raise ConfigError("the base model with the guarded system", "guarded alone", "add base: its answers are the drafts")
-        return [s for s in SYSTEMS if s in given]
 
 
 def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, report: Report) -> list[EvaluationSummary]:
@@ -116,10 +46,12 @@ def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, re
     What is done already is read, not done again.
 
     Raises:
-        ConfigError: see `SuiteRequest.checked`.
+        ConfigError: see `SuiteRequest.checked`; or a suite that lm-evaluation-harness grades, and that is not installed.
         DataError: a suite that is nowhere to be had.
     """
     request = request.checked()
+    if any(SUITES.get(n).task for n in suites_named(request.suites)):
+        harness_version()  # nothing is loaded for what cannot be graded
     folder = data_folder(data_dir)
     loaded = load_run(path)
     seed = loaded.config.data.seed
@@ -127,7 +59,12 @@ def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, re
     names = [j.strip() for j in request.judges.split(",") if j.strip()] or [loaded.config.teacher.guard]
     parts = _Parts.of(loaded, request, [load_judge(name) for name in dict.fromkeys(names)])
     wraps = {name: WRAPPERS.get(name).make(folder) for name in wrappers_named(request.wrappers)}
-    return [_suite(parts, name, rows, wraps, request, report) for name, rows in chosen.items()]
+    return [
+        _usefulness(parts, name, rows, request, folder, report)
+        if SUITES.get(name).task
+        else _suite(parts, name, rows, wraps, request, report)
+        for name, rows in chosen.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -138,8 +75,7 @@ class _Parts:
     teacher: GuardedSystem
     guard: RememberingGuard
     systems: Mapping[str, ModelSystem]
-    made_of: Mapping[str, Sequence[Any]]
-    stores: Mapping[str, Store]
+    made_by: Mapping[str, Any]
     judges: Sequence[Judge]
     settings: ReplySettings
 
@@ -158,11 +94,17 @@ class _Parts:
         files = json.loads((loaded.run.path / "manifest.json").read_text(encoding="utf-8"))["files"]
         trained = {n: d for n, d in files.items() if n.startswith(("adapter/", "operating_point"))}
         made_by: dict[str, Any] = {"base": "", "system_prompt": prompt, "student": trained}
-        common = (lm.fingerprint, lm.attention, refusal, settings.max_new_tokens)
-        made_of = {n: (*common, n, made_by[n]) for n in systems}
-        stores = {n: Store("answers", *made_of[n]) for n in systems}
         guard = RememberingGuard(load_guard(config.teacher.guard))
-        return cls(loaded, GuardedSystem(lm, guard, refusal), guard, systems, made_of, stores, judges, settings)
+        return cls(loaded, GuardedSystem(lm, guard, refusal), guard, systems, made_by, judges, settings)
+
+    def store(self, kind: str, system: str, max_new_tokens: int) -> Store:
+        """Return where what a system said, at most so many tokens of it, is kept."""
+        return Store(kind, *self.made_of(system, max_new_tokens))
+
+    def made_of(self, system: str, max_new_tokens: int) -> tuple[Any, ...]:
+        """Return what a system's answers of at most so many tokens depend on."""
+        lm = self.loaded.lm
+        return (lm.fingerprint, lm.attention, self.teacher.refusal_text, max_new_tokens, system, self.made_by[system])
 
 
 def _chosen(rows: Sequence[PromptRow], request: SuiteRequest, seed: int) -> list[PromptRow]:
@@ -226,7 +168,8 @@ def _answers(
     made: dict[str, list[Reply]] = {}
     for name, system in parts.systems.items():
         progress = partial(_shown, report, f"answers: {wrapper}, {name}")
-        made[name] = remembered_replies(system, parts.stores[name], conversations, parts.settings, progress)
+        store = parts.store("answers", name, parts.settings.max_new_tokens)
+        made[name] = remembered_replies(system, store, conversations, parts.settings, progress)
     if "guarded" in request.system_names():
         parts.guard.progress = partial(_shown, report, f"answers: {wrapper}, guarded")
         decided = guarding(parts.teacher, rows, made["base"])(conversations, [r.id for r in rows], parts.settings, None)
@@ -240,7 +183,8 @@ def _attacked(parts: _Parts, name: str, rows: Sequence[PromptRow], request: Suit
     teacher = parts.teacher if "guarded" in request.system_names() else None
     parts.guard.progress = partial(_shown, report, f"answers: {name}, guarded")
     seed = parts.loaded.config.data.seed
-    return attacked(name, parts.systems, parts.made_of, teacher, rows, request.budget, parts.settings, seed, report)
+    made_of = {system: parts.made_of(system, parts.settings.max_new_tokens) for system in parts.systems}
+    return attacked(name, parts.systems, made_of, teacher, rows, request.budget, parts.settings, seed, report)
 
 
 def _to_judge(row: PromptRow, begun: str, reply: Reply) -> Answered:
@@ -262,22 +206,14 @@ def _summary(
         )
     results = [SystemResult(system=s, label=LABELS[s], metrics=rates(measured, s) | extra.get(s, {})) for s in measured.by]
     student = "student" in measured.by
-    provenance = {
-        "softguard": __version__,
-        "suite": {"name": name, "source": suite.source, "licence": suite.licence, "size": suite.size, "metric": suite.metric},
-        "asked": {
-            "prompts": {label: sum(r.label == label for r in rows) for label in dict.fromkeys(r.label for r in rows)},
-            "limit": request.limit,
-            "shard": f"{request.shard[0]}/{request.shard[1]}",
-            "wrappers": [w for w in wrappers_named(request.wrappers) if measured.harmful],
-            "max_new_tokens": parts.settings.max_new_tokens,
-            "drafts_for_divergence": request.draws,
-            **({"attacks": {a.shown_as: a.facts for a in attacks}} if attacks else {}),
-        },
-        "judges": {j.name: hashlib.sha256(j.fingerprint.encode()).hexdigest()[:12] for j in parts.judges},
-        "model": {"reference": parts.loaded.lm.reference, "fingerprint": parts.loaded.lm.fingerprint},
-        "guard": {"name": parts.guard.name, "fingerprint": parts.guard.fingerprint},
+    provenance = _provenance(parts, name, rows, request)
+    provenance["asked"] |= {
+        "wrappers": [w for w in wrappers_named(request.wrappers) if measured.harmful],
+        "max_new_tokens": parts.settings.max_new_tokens,
+        "drafts_for_divergence": request.draws,
+        **({"attacks": {a.shown_as: a.facts for a in attacks}} if attacks else {}),
     }
+    provenance["judges"] = {j.name: hashlib.sha256(j.fingerprint.encode()).hexdigest()[:12] for j in parts.judges}
     return EvaluationSummary(
         suite=suite.title,
         systems=results,
@@ -288,6 +224,47 @@ def _summary(
         provenance=provenance,
         limits=[*_limits(parts, measured, request), *(a.limit for a in attacks)],
     )
+
+
+def _provenance(parts: _Parts, name: str, rows: Sequence[PromptRow], request: SuiteRequest) -> dict[str, Any]:
+    suite = SUITES.get(name)
+    return {
+        "softguard": __version__,
+        "suite": {"name": name, "source": suite.source, "licence": suite.licence, "size": suite.size, "metric": suite.metric},
+        "asked": {
+            "prompts": {label: sum(r.label == label for r in rows) for label in dict.fromkeys(r.label for r in rows)},
+            "limit": request.limit,
+            "shard": f"{request.shard[0]}/{request.shard[1]}",
+        },
+        "model": {"reference": parts.loaded.lm.reference, "fingerprint": parts.loaded.lm.fingerprint},
+        "guard": {"name": parts.guard.name, "fingerprint": parts.guard.fingerprint},
+    }
+
+
+def _usefulness(
+    parts: _Parts, name: str, rows: Sequence[PromptRow], request: SuiteRequest, data_dir: Path | None, report: Report
+) -> EvaluationSummary:
+    """Return the summary of a suite that lm-evaluation-harness grades, measured or read."""
+    suite, run, names = SUITES.get(name), parts.loaded.run, request.system_names()
+    assert suite.task is not None
+    length = request.max_new_tokens or suite.task.max_new_tokens
+    made_of = [harness_version(), suite.task.settings, {ours: list(m) for ours, m in suite.task.metrics.items()}, length]
+    folder = f"evaluations/{name}-{_hash(parts, name, rows, {}, request, made_of)}"
+    written = run.path / folder / "summary.json"
+    if f"evaluate {folder}" in run.stages() and written.exists():
+        return EvaluationSummary.model_validate_json(written.read_text(encoding="utf-8"))
+    by_id = {d.id: d for d in suite.task.chosen(data_dir)}
+    built = HarnessSuite(suite.task, [by_id[r.id] for r in rows], data_dir, length)
+    parts.guard.progress = partial(_shown, report, f"{name}: guard")
+    teacher = parts.teacher if "guarded" in names else None
+    found = outcomes(built, parts.systems, teacher, parts.store, lambda stage: partial(_shown, report, f"{name}: {stage}"))
+    threshold = parts.loaded.threshold if "student" in found else None
+    provenance = _provenance(parts, name, rows, request) | {"harness": harness_version()}
+    summary = outcome_summary(suite.title, built, {n: found[n] for n in names}, threshold, provenance)
+    run.write_text(f"{folder}/samples.jsonl", outcome_samples(found))
+    run.write_text(f"{folder}/summary.json", summary.model_dump_json(indent=1))
+    run.finish_stage(f"evaluate {folder}")
+    return summary
 
 
 def _limits(parts: _Parts, measured: Measured, request: SuiteRequest) -> list[str]:
@@ -343,7 +320,12 @@ def _samples(measured: Measured) -> str:
 
 
 def _hash(
-    parts: _Parts, name: str, rows: Sequence[PromptRow], asked: Mapping[str, Sequence[Conversation]], request: SuiteRequest
+    parts: _Parts,
+    name: str,
+    rows: Sequence[PromptRow],
+    asked: Mapping[str, Sequence[Conversation]],
+    request: SuiteRequest,
+    graded_by: Sequence[Any] = (),
 ) -> str:
     """Return what names this measurement: the same for every run that is asked the same of the same models by the same judges."""
     loaded = parts.loaded
@@ -352,12 +334,12 @@ def _hash(
         name,
         [[r.id, r.label] for r in rows],
         {w: [c.to_dicts() for c in conversations] for w, conversations in asked.items()},
-        [j.fingerprint for j in parts.judges],
+        list(graded_by) or [j.fingerprint for j in parts.judges],
         request.system_names(),
-        [request.draws, parts.settings.max_new_tokens],
+        [] if graded_by else [request.draws, parts.settings.max_new_tokens],
         [loaded.lm.fingerprint, parts.guard.fingerprint, parts.teacher.refusal_text, loaded.config.evaluation.system_prompt],
         # What an attack adds depends on the run; that it was made with the same budget makes two runs comparable.
-        *[[a, asdict(request.budget), loaded.config.data.seed] for a in attacks_named(request.attacks)],
+        *[[a, asdict(request.budget), loaded.config.data.seed] for a in attacks_named("" if graded_by else request.attacks)],
     )[:12]
 
 

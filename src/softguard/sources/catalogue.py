@@ -10,7 +10,7 @@ from typing import Literal
 from softguard.errors import SourceError
 from softguard.sources.references import parse_wheel
 
-Role = Literal["model", "guard-backbone", "runtime"]
+Role = Literal["model", "guard-backbone", "runtime", "data"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class CatalogueEntry:
         role: what it is good for.
         default: whether it is the one used for its role where nobody chose.
         chat_template: "from model", or None where it has none.
-        members: of a program's folder: the files that are taken, and all that are.
+        members: of the folder of a program or of data: the files that are taken, and all that are.
     """
 
     name: str

@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from softguard.data import PromptRow
 from softguard.errors import ConfigError
 from softguard.evaluation.suites import SUITES, suites_named
-from softguard.evaluation.suites.suite import Suite
+from softguard.evaluation.suites.suite import Group, Suite
 
 DATA = os.environ.get("SOFTGUARD_DATA", "")
 
@@ -19,7 +20,7 @@ def test_every_suite_says_what_it_is(name: str) -> None:
     for said in (suite.title, suite.source, suite.licence, suite.metric):
         assert said.strip()
     assert suite.size > 0
-    assert set(suite.groups) <= {"safety", "over-refusal"}
+    assert set(suite.groups) <= set(get_args(Group))
     assert suite.groups
 
 
@@ -49,7 +50,8 @@ def test_groups_and_names() -> None:
     assert {"xstest", "beavertails_safe", "alpaca"} <= set(refusal)
     assert "beavertails_safe" not in safety
     assert suites_named("xstest, advbench,xstest") == ["xstest", "advbench"]
-    assert set(suites_named("safety,over-refusal")) == set(SUITES)
+    assert suites_named("usefulness") == ["gsm8k_200", "ifeval_200", "mmlu_500"]
+    assert set(suites_named("safety,over-refusal,usefulness,usefulness-full")) == set(SUITES)
     for wrong in ("", "xtest", "safety,harmbnch"):
         with pytest.raises(ConfigError):
             suites_named(wrong)
@@ -63,4 +65,5 @@ def test_suites_load_with_the_labels_of_their_groups(name: str) -> None:
     labels = {r.label for r in rows}
     assert ("harmful" in labels) >= ("safety" in suite.groups)
     assert bool(labels - {"harmful"}) >= ("over-refusal" in suite.groups)
+    assert (suite.task is not None) == any(g.startswith("usefulness") for g in suite.groups)
     assert 0.5 * suite.size <= len(rows) <= suite.size

@@ -8,7 +8,8 @@ from softguard.errors import ConfigError
 from softguard.evaluation.attacks import Budget
 from softguard.evaluation.results import metric_info
 from softguard.recipes import attacking
-from softguard.recipes.suites import SuiteRequest, evaluate_suites, summaries_of
+from softguard.recipes.suite_request import SuiteRequest
+from softguard.recipes.suites import evaluate_suites, summaries_of
 from softguard.runs import RunDir
 from tests.unit.recipes.test_suites import PROMPTS, data, make, silent  # noqa: F401
 

@@ -19,7 +19,8 @@ from softguard.recipes.config import resolved, validate_config
 from softguard.recipes.divergence import divergences
 from softguard.recipes.report import report_run
 from softguard.recipes.student import ModelSystem
-from softguard.recipes.suites import SuiteRequest, evaluate_suites, summaries_of
+from softguard.recipes.suite_request import SuiteRequest
+from softguard.recipes.suites import evaluate_suites, summaries_of
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
 from tests.fakes import KeywordGuard, tiny_model

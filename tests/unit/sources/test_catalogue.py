@@ -13,14 +13,14 @@ ENTRIES = list_catalogue()
 def test_every_entry_is_pinned(entry) -> None:
     assert len(entry.sha256) == 64
     assert int(entry.sha256, 16)
-    assert entry.size_bytes > 1_000_000
+    assert entry.size_bytes > (1_000_000 if entry.role != "data" else 0)
     assert entry.licence
     assert entry.description
     assert entry.file == entry.file.strip("/")
     assert "/" not in entry.file
     assert entry.is_folder or entry.file.endswith(".gguf")
-    assert entry.role in ("model", "guard-backbone", "runtime")
-    assert bool(entry.members) == (entry.role == "runtime")
+    assert entry.role in ("model", "guard-backbone", "runtime", "data")
+    assert bool(entry.members) == (entry.role in ("runtime", "data"))
     assert entry.chat_template in (None, "from model")
     for piece in entry.pieces:
         parse_wheel(piece)

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from softguard.data import PromptRow
 from softguard.errors import ConfigError
+from softguard.evaluation.suites.harness_task import HarnessTask
 from softguard.registry import Registry
 
-Group = Literal["safety", "over-refusal"]
+Group = Literal["safety", "over-refusal", "usefulness", "usefulness-full"]
 
 
 def each_its_own(row: PromptRow) -> str:
@@ -31,6 +32,7 @@ class Suite:
         groups: the names under which `--suite` takes it with others.
         family: the label that variants of one prompt share; intervals and tests are over families.
         seen_in_training: a warning where runs may train on it.
+        task: of lm-evaluation-harness, where that grades the answers; None where judges do.
     """
 
     title: str
@@ -42,6 +44,7 @@ class Suite:
     groups: tuple[Group, ...]
     family: Callable[[PromptRow], str] = each_its_own
     seen_in_training: str = ""
+    task: HarnessTask | None = None
 
     @property
     def has_families(self) -> bool:
@@ -65,5 +68,5 @@ def suites_named(given: str) -> list[str]:
             SUITES.get(name)
             names[name] = None
     if not names:
-        raise ConfigError("a suite or a group of suites", repr(given), f"choose among safety, over-refusal, {', '.join(SUITES)}")
+        raise ConfigError("a suite or a group of suites", repr(given), f"choose among {', '.join((*get_args(Group), *SUITES))}")
     return list(names)
