@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from softguard.evaluation.results import EvaluationSummary, MetricValue
-from softguard.reports.wording import agreement, cell, difference, direction, info, shown_samples, verdict
+from softguard.reports.verdict import verdict
+from softguard.reports.wording import agreement, cell, difference, direction, info, shown_samples
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~!$&@])")
 
