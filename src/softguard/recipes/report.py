@@ -70,7 +70,7 @@ def _history(run: RunDir) -> list[dict[str, Any]]:
 
 
 def _revealed(run: RunDir, summary: EvaluationSummary, sample: SampleTriple) -> SampleTriple:
-    """Return a sample with its text: the first prompt of its label, if the length that was kept says that it is the same."""
+    """Return a sample with its text: the first prompt of its label, if what was kept says that it is the same."""
     config = run.config
     rows = balanced(own_prompts("test"), config["evaluation"]["prompts_per_label"], config["data"]["seed"])
     at = next((i for i, r in enumerate(rows) if r.label == sample.label), None)
@@ -79,7 +79,9 @@ def _revealed(run: RunDir, summary: EvaluationSummary, sample: SampleTriple) -> 
     if at is not None and all(len(lines) == len(rows) for lines in replies.values()):
         answers = {name: json.loads(lines[at])["text"] for name, lines in replies.items()}
         found = SampleTriple(prompt=rows[at].prompt, label=sample.label, redacted=False, answers=answers)
-    if found is None or found.withheld().prompt != sample.prompt:
+    known = {r.prompt for r in rows}
+    same = all(s.prompt in known for s in summary.samples if not s.redacted)
+    if found is None or not same or found.withheld().prompt != sample.prompt:
         raise DataError(
             f"the {sample.label} prompt that the run was evaluated on",
             "other prompts in this version of softguard",
