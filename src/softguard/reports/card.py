@@ -6,6 +6,7 @@ One idea: the card is a view of the run's evaluation and provenance and holds no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -84,8 +85,8 @@ softguard export RUN --to gguf --out exports/gguf"""
 
 def _header(facts: CardFacts, summary: EvaluationSummary, suites: Sequence[tuple[str, EvaluationSummary]]) -> ModelCardData:
     known = (facts.licence or "").lower()
-    named = {"license": known} if known in _HUB_LICENCES else {"license": "other", "license_name": facts.licence}
-    relation = {"base_model_relation": "adapter"} if facts.hub_id else {}
+    named: dict[str, Any] = {"license": known} if known in _HUB_LICENCES else {"license": "other", "license_name": facts.licence}
+    relation: dict[str, Any] = {"base_model_relation": "adapter"} if facts.hub_id else {}
     return ModelCardData(
         base_model=facts.hub_id,
         eval_results=_results(summary, "softguard-test") + [r for folder, suite in suites for r in _results(suite, folder)] or None,
