@@ -43,7 +43,7 @@ def report(
 
 def card(
     run: Annotated[Path, typer.Argument(help="Evaluated run directory.")],
-    out_file: Annotated[Path | None, typer.Option("--out", help="Where to write it, as README.md; without it, to stdout.")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="Where to write it, as README.md; none: stdout.")] = None,
 ) -> None:
     """Write the model card of a run in Hugging Face's format: figures with intervals, training data, licences, limits."""
     from softguard.core.files import write_atomically

@@ -63,7 +63,7 @@ def compare_runs(paths: Sequence[Path]) -> EvaluationSummary:
 
 
 def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]:
-    """Return folder and summary of each measurement of a suite that every run has: the shared systems once, then each run's student.
+    """Return folder and summary of each measurement of a suite that every run has: shared systems once, then each run's student.
 
     Measurements are the same where their folders' names are: the hash names prompts, wrappers, judges and models.
     """

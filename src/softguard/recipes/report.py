@@ -16,7 +16,7 @@ from softguard.reports.wording import HARMLESS_LABELS
 from softguard.runs import RunDir
 
 PLOTS = "plots"
-"""The folder beside the page with each of its plots as SVG and PNG. The manifest does not list it: all of it can be drawn again."""
+"""The folder beside the page with each of its plots as SVG and PNG. Not in the manifest: all of it can be drawn again."""
 
 
 def report_run(run: RunDir, summary: EvaluationSummary) -> Path:

@@ -20,7 +20,8 @@ def agreement_matrix(pairs: Sequence[JudgeAgreement]) -> Matrix:
     judges = list(dict.fromkeys(name for a in pairs for name in (a.first, a.second)))
     found = {(a.first, a.second): a for a in pairs} | {(a.second, a.first): a for a in pairs}
     cells = [
-        [_cell(found.get((row, column)), i < j) if i != j else "" for j, column in enumerate(judges)] for i, row in enumerate(judges)
+        [_cell(found.get((row, column)), i < j) if i != j else "" for j, column in enumerate(judges)]
+        for i, row in enumerate(judges)
     ]
     return Matrix(judges, cells)
 

@@ -53,8 +53,8 @@ def render_card(facts: CardFacts, summary: EvaluationSummary, suites: Sequence[t
     blocks = [
         f"---\n{_header(facts, summary, suites).to_yaml()}\n---",
         f"# {plain(facts.name)}",
-        f"{plain(facts.adapter)} for {plain(facts.base_model)}, trained with softguard so that the model alone answers as it would "
-        "under a guard. A mitigation, not a proof of safety.",
+        f"{plain(facts.adapter)} for {plain(facts.base_model)}, trained with softguard so that the model alone answers as it "
+        "would under a guard. A mitigation, not a proof of safety.",
         plain(" ".join(verdict(summary))),
         "## How to use it",
         f"With this folder as `RUN`:\n\n```\n{_COMMANDS}\n```",
@@ -73,7 +73,8 @@ def render_card(facts: CardFacts, summary: EvaluationSummary, suites: Sequence[t
     for folder, suite in suites:
         blocks += [f"### {plain(suite.suite)}", f"Measured as `{folder.replace('`', '')}`.", upright_table(suite)]
         blocks += [_limits(suite)] if suite.limits else []
-    blocks += ["## Limits", _limits(summary) if summary.limits else "None were recorded, which is not to say that there are none."]
+    none = "None were recorded, which is not to say that there are none."
+    blocks += ["## Limits", _limits(summary) if summary.limits else none]
     card = ModelCard("\n\n".join(block for block in blocks if block) + "\n")
     return str(card.content)
 
@@ -89,7 +90,7 @@ def _header(facts: CardFacts, summary: EvaluationSummary, suites: Sequence[tuple
     relation: dict[str, Any] = {"base_model_relation": "adapter"} if facts.hub_id else {}
     return ModelCardData(
         base_model=facts.hub_id,
-        eval_results=_results(summary, "softguard-test") + [r for folder, suite in suites for r in _results(suite, folder)] or None,
+        eval_results=[r for dataset, s in (("softguard-test", summary), *suites) for r in _results(s, dataset)] or None,
         language="en",
         library_name="softguard",
         model_name=facts.name,
@@ -129,8 +130,10 @@ def _operating_point(facts: CardFacts) -> str:
 
 def _licence(facts: CardFacts) -> str:
     base = facts.licence or "not known"
-    text = f"The base model's: {plain(base)}; the header names that. What was learned has the terms that its publisher gives it, "
-    text += "as far as the base model's and those of the training prompts below allow."
+    text = (
+        f"The base model's: {plain(base)}; the header names that. What was learned has the terms that its publisher gives it, "
+        "as far as the base model's and those of the training prompts below allow."
+    )
     bound = [n for n, (_, licence) in facts.training_sets.items() if licence is not None and "NC" in licence]
     unknown = [n for n, (_, licence) in facts.training_sets.items() if licence is None or licence.startswith("no licence")]
     if bound:
@@ -143,7 +146,7 @@ def _licence(facts: CardFacts) -> str:
 def _sets(facts: CardFacts) -> str:
     if not facts.training_sets:
         return "Which prompts it was trained on was not recorded."
-    rows = [f"| {plain(n)} | {count:,} | {plain(licence or 'not known')} |" for n, (count, licence) in facts.training_sets.items()]
+    rows = [f"| {plain(n)} | {k:,} | {plain(licence or 'not known')} |" for n, (k, licence) in facts.training_sets.items()]
     return "\n".join(["| prompts | number | licence |", "|---|---|---|", *rows])
 
 

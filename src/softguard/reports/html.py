@@ -47,7 +47,8 @@ def render_html(
     """
     environment = page_environment()
     environment.filters["shortened"] = _shortened
-    environment.globals |= {"cell": cell, "info": info, "direction": direction, "difference": difference, "matrix": agreement_matrix}
+    environment.globals |= {"cell": cell, "info": info, "direction": direction, "difference": difference}
+    environment.globals["matrix"] = agreement_matrix
     return environment.get_template("report.html.j2").render(
         title=title,
         summary=summary,

@@ -1,7 +1,8 @@
 """The verdict: three sentences of what was gained, what it costs the user, and what it costs the device.
 
-One idea: a sentence claims no more than the figures do. Where a paired difference has 0 in its interval, or where there is no
-paired one and the two intervals overlap, the other system's figure is followed by "not told apart". What was not measured is said to be so.
+One idea: a sentence claims no more than the figures do. Where a paired difference has 0 in its interval, or where there
+is no paired one and the two intervals overlap, the other system's figure is followed by "not told apart". What was not measured
+is said to be so.
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ def verdict(summary: EvaluationSummary) -> tuple[str, str, str]:
 def told_apart(summary: EvaluationSummary, subject: SystemResult, other: SystemResult, name: str) -> bool | None:
     """Return whether a metric of two systems differs beyond chance; None where nothing tells.
 
-    A paired difference decides, by its corrected p-value where it has one, else by its interval. Without one, apart means that the
-    two 95 % intervals do not overlap, which is stricter than a test at 5 %: never too much is claimed.
+    A paired difference decides, by its corrected p-value where it has one, else by its interval. Without one, apart means that
+    the two 95 % intervals do not overlap, which is stricter than a test at 5 %: never too much is claimed.
     """
     for d in summary.differences:
         if (d.metric, d.system, d.reference) == (name, subject.system, other.system) and d.value.value is not None:
@@ -92,7 +93,8 @@ def _leader(students: Sequence[SystemResult], name: str, what: str, higher: bool
     value = (max if higher else min)(known.values())
     first = [s for s in students if known.get(s.system) == value]
     if len(first) > 1:
-        return f"{_join([s.title for s in first])} share the best figure of the {len(students)} students: each {what} {_phrase(first[0], name)}."
+        who = f"{_join([s.title for s in first])} share the best figure of the {len(students)} students"
+        return f"{who}: each {what} {_phrase(first[0], name)}."
     best = first[0]
     near = [s.title for s in students if s is not best and _disjoint(best.metrics.get(name), s.metrics.get(name)) is False]
     doubt = f"; {_join(near)} {'is' if len(near) == 1 else 'are'} {NOT_TOLD_APART} from it: the intervals overlap" if near else ""
