@@ -55,14 +55,14 @@ def _bars(summary: EvaluationSummary, rates: Rates, plot: Plot) -> Plot | None:
         axes = figure.subplots()
         for k, system in enumerate(systems):
             colour = SERIES[summary.systems.index(system) % NUM_SERIES]
-            label: str | None = system.title
+            label = system.title
             for row, of in enumerate(rates.values()):
                 metric = of.get(system.system)
                 if metric is None or metric.value is None:
                     continue
                 at, value = row + (k + 0.5) * width - 0.4, metric.value
                 axes.barh(at, value, width * 0.85, color=colour, label=label)
-                label = None
+                label = "_nolegend_"
                 if metric.low is not None and metric.high is not None:
                     low, high = min(metric.low, value), max(metric.high, value)
                     axes.errorbar([value], [at], xerr=[[value - low], [high - value]], fmt="none", ecolor=INK, elinewidth=0.8)

@@ -91,7 +91,6 @@ def _header(facts: CardFacts, summary: EvaluationSummary, suites: Sequence[tuple
     return ModelCardData(
         base_model=facts.hub_id,
         eval_results=[r for dataset, s in (("softguard-test", summary), *suites) for r in _results(s, dataset)] or None,
-        language="en",
         library_name="softguard",
         model_name=facts.name,
         pipeline_tag="text-generation",

@@ -1,7 +1,8 @@
 """How all plots are drawn: matplotlib in the colours of the light page, which in the page are replaced by CSS variables.
 
 So one drawing follows the page into light and dark, and is a file of its own as it stands; text stays
-text. A series is told by its dash and marker as well as by its colour. The same figure gives the same bytes. Must not import pyplot, which keeps state between figures.
+text. A series is told by its dash and marker as well as by its colour. The same figure gives the same bytes. Must not import
+pyplot, which keeps state between figures.
 See docs/decisions/0003-report-plots.md.
 """
 

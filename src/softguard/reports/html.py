@@ -71,7 +71,7 @@ def own_plots(summary: EvaluationSummary, metrics_rows: Sequence[Mapping[str, An
 
 def suite_plots(folder: str, suite: EvaluationSummary) -> list[Plot]:
     """Return the bars of a suite, by wrapper and by category; its folder's name goes before theirs."""
-    prefix = re.sub(r"[^A-Za-z0-9-]+", "-", folder) + "-"
+    prefix = re.sub(r"[^A-Za-z0-9]+", "-", folder).strip("-") + "-"
     wrappers = wrapper_bars(suite, prefix)
     return [*([wrappers] if wrappers else []), *category_bars(suite, prefix)]
 

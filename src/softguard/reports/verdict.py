@@ -21,7 +21,7 @@ def verdict(summary: EvaluationSummary) -> tuple[str, str, str]:
         return ("No system was evaluated.", "Nothing is known of over-refusal.", "Nothing is known of the cost.")
     students = [s for s in summary.systems if s.system.startswith(_STUDENTS)]
     if len(students) > 1:
-        return _compared(students)
+        return _compared(students, alike=not summary.limits)
     subject = summary.system("student") or (students[0] if students else summary.systems[-1])
     others = [s for s in (summary.system("base"), summary.system("guarded")) if s is not None and s is not subject]
     return _gain(summary, subject, others), _price(summary, subject, others), _cost(subject, others)
@@ -77,10 +77,14 @@ def _cost(subject: SystemResult, others: Sequence[SystemResult]) -> str:
     return f"It adds {own}" + (f", where the {guarded.title} adds {rival}." if guarded and rival else ".")
 
 
-def _compared(students: Sequence[SystemResult]) -> tuple[str, str, str]:
-    """Return which of several students leads in AUC, drift and compute, and which others its interval does not part it from."""
+def _compared(students: Sequence[SystemResult], alike: bool) -> tuple[str, str, str]:
+    """Return which of several students leads in AUC, drift and compute, and which others its interval does not part it from.
+
+    Runs that were not measured alike have that said in `compare`'s limits, and here.
+    """
+    first = _leader(students, "refusal_auc", "tells harmful prompts from look-alikes best, with an AUC of", higher=True)
     return (
-        _leader(students, "refusal_auc", "tells harmful prompts from look-alikes best, with an AUC of", higher=True),
+        first if alike else f"{first.removesuffix('.')}; mind that not all were measured alike (see the limits).",
         _leader(students, "benign_drift", "keeps closest to the base model's benign answers, with a drift in nats a token of"),
         _leader(students, "extra_compute", "costs least, with a compute per token beyond the base model's of"),
     )

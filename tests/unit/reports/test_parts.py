@@ -97,6 +97,8 @@ def test_of_several_students_the_best_is_named_with_those_it_is_not_parted_from(
     assert "student:b keeps closest" in price
     assert NOT_TOLD_APART not in price
     assert cost.startswith("student:a and student:b share the best figure of the 3 students")
+    assert "measured alike" not in gain
+    assert "not all were measured alike" in verdict(summary(first, far, limits=["c was not measured as a was."]))[0]
 
 
 def test_nobody_on_the_frontier_is_beaten():
