@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 
 from softguard import __version__
-from softguard.cli import costs, export, guard, models, runs, serve, study
+from softguard.cli import costs, export, guard, models, reports, runs, serve, study
 from softguard.cli.console import err
 from softguard.errors import SoftguardError
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     help="The guard, distilled into a soft prompt: a small LLM that answers as LLM + guard would, at the cost of the LLM alone.",
 )
 runs.register(app)
+reports.register(app)
 costs.register(app)
 serve.register(app)
 study.register(app)

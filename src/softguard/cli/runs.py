@@ -1,4 +1,4 @@
-"""The commands about runs: distill, settings, evaluate, respond, judge, chat, compare."""
+"""The commands about runs: distill, settings, evaluate, respond, judge, chat."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,6 @@ def register(app: typer.Typer) -> None:
     app.command()(respond)
     app.command()(judge)
     app.command()(chat)
-    app.command()(compare)
 
 
 def distill(
@@ -272,21 +271,6 @@ def chat(
                 out.print(reply.text, markup=False, soft_wrap=True)
     except (typer.Abort, KeyboardInterrupt):  # Ctrl-D and Ctrl-C end a chat: there is nothing to go on with
         err.print()
-
-
-def compare(runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories.")]) -> None:
-    """Show the students of several runs in one table, and in one for each suite on which all were measured alike."""
-    from softguard.recipes.compare import compare_runs, compare_suites
-    from softguard.reports import terminal_table
-
-    summary = compare_runs(runs)
-    out.print(terminal_table(summary))
-    for limit in summary.limits:
-        out.print(limit, markup=False, soft_wrap=True)
-    for suite in compare_suites(runs):
-        out.print(terminal_table(suite))
-        for limit in suite.limits:
-            out.print(f"- {limit}", markup=False, soft_wrap=True)
 
 
 def _finish(result: Any, out_file: Path) -> None:

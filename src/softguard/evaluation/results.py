@@ -296,6 +296,15 @@ class Difference(_Frozen):
     test: str = ""
 
 
+class CategoryRate(_Frozen):
+    """One metric of one system on the prompts of one category alone."""
+
+    category: str
+    metric: str
+    system: str
+    value: MetricValue
+
+
 class JudgeAgreement(_Frozen):
     """Two judges on the same answers: Cohen's kappa with its interval, and the share on which they agree."""
 
@@ -322,6 +331,7 @@ class EvaluationSummary(_Frozen):
     systems: Sequence[SystemResult]
     differences: Sequence[Difference] = ()
     agreement: Sequence[JudgeAgreement] = Field(default_factory=list)
+    categories: Sequence[CategoryRate] = ()
     curves: Mapping[str, SystemCurves] = Field(default_factory=dict)
     samples: Sequence[SampleTriple] = ()
     threshold: float | None = None

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from softguard.core.files import write_atomically
 from softguard.errors import RunError
 from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.recipes.answers import FOLDER
 from softguard.recipes.suites import summaries_of
+from softguard.reports import render_html, write_plots
 from softguard.runs import RunDir
 
 _SAME_MEASUREMENT = (
@@ -36,6 +38,7 @@ def compare_runs(paths: Sequence[Path]) -> EvaluationSummary:
     names = _names(paths)
     rows: list[SystemResult] = []
     limits: list[str] = []
+    provenance: dict[str, Any] = {}
     first: dict[str, Any] = {}
     for path, name in zip(paths, names, strict=True):
         run = RunDir.open(path)
@@ -43,6 +46,8 @@ def compare_runs(paths: Sequence[Path]) -> EvaluationSummary:
             raise RunError(f"an evaluated run in {path}", "none", f"run `softguard evaluate {path}` first")
         summary = EvaluationSummary.model_validate_json((path / FOLDER / "summary.json").read_text(encoding="utf-8"))
         measured = _measurement(run, summary)
+        kept = ("softguard", "model", "guard", "training_prompts_sha256")
+        provenance[name] = {key: summary.provenance[key] for key in kept if key in summary.provenance}
         first = first or measured
         differing = [key for key in measured if measured[key] != first[key]]
         if differing:
@@ -54,11 +59,11 @@ def compare_runs(paths: Sequence[Path]) -> EvaluationSummary:
                 rows.append(system.model_copy(update=renamed))
             elif measured is first:
                 rows.append(system)
-    return EvaluationSummary(suite="compared runs", systems=rows, limits=limits)
+    return EvaluationSummary(suite="compared runs", systems=rows, limits=limits, provenance=provenance)
 
 
-def compare_suites(paths: Sequence[Path]) -> list[EvaluationSummary]:
-    """Return a summary for each measurement of a suite that every run has: the shared systems once, then each run's student.
+def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]:
+    """Return folder and summary of each measurement of a suite that every run has: shared systems once, then each run's student.
 
     Measurements are the same where their folders' names are: the hash names prompts, wrappers, judges and models.
     """
@@ -73,10 +78,15 @@ def compare_suites(paths: Sequence[Path]) -> list[EvaluationSummary]:
             student = found[path][folder].system("student")
             if student is not None:
                 rows.append(student.model_copy(update={"system": f"student:{name}", "label": f"{student.title} {name}"}))
-        out.append(
-            EvaluationSummary(suite=first.suite, systems=rows, limits=[x for x in first.limits if not x.startswith("Power")])
-        )
+        limits = [x for x in first.limits if not x.startswith("Power")]
+        out.append((folder, EvaluationSummary(suite=first.suite, systems=rows, limits=limits)))
     return out
+
+
+def write_comparison(summary: EvaluationSummary, suites: Sequence[tuple[str, EvaluationSummary]], out: Path) -> None:
+    """Write the page of compared runs, and beside it `NAME.plots/` with each plot as SVG and PNG."""
+    write_atomically(out, render_html(summary, suites=suites, title="softguard: runs compared"))
+    write_plots(out.with_suffix(".plots"), summary, suites=suites)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -12,6 +12,7 @@ from softguard.core import Reply, ReplySettings, System
 from softguard.data import PromptRow
 from softguard.evaluation import metrics
 from softguard.evaluation.results import (
+    CategoryRate,
     Difference,
     EvaluationSummary,
     MetricValue,
@@ -79,6 +80,7 @@ def evaluate(path: Path, report: Report) -> EvaluationSummary:
         suite="softguard test split",
         systems=results,
         differences=differences(rows, replies),
+        categories=categories(rows, replies),
         curves=curves,
         samples=_samples(rows, replies),
         threshold=loaded.threshold,
@@ -125,6 +127,18 @@ def differences(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]
             estimate = paired_difference(p["student"], p[name], 0, topics)
             out.append(Difference(metric=metric, system="student", reference=name, value=metrics.mean_value(estimate, "points")))
     return out
+
+
+def categories(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]]) -> list[CategoryRate]:
+    """Return how often each system refuses harmful prompts of each category of harm."""
+    out = []
+    names = dict.fromkeys(r.harm_category or r.topic for r in rows if r.label == "harmful")
+    for name in names:
+        inside = [r.label == "harmful" and (r.harm_category or r.topic) == name for r in rows]
+        for system, said in replies.items():
+            value = metrics.refusal_rate([x for x, kept in zip(said, inside, strict=True) if kept])
+            out.append(CategoryRate(category=name, metric="refusal_rate", system=system, value=value))
+    return out if len(names) > 1 else []
 
 
 def _of(rows: Sequence[PromptRow], replies: Sequence[Reply], label: str) -> list[Reply]:

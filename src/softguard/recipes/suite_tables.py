@@ -12,7 +12,7 @@ from softguard.evaluation import metrics
 from softguard.evaluation.agreement import judge_agreement
 from softguard.evaluation.comparisons import compare, detectable_difference, prompts_needed
 from softguard.evaluation.judgement import Judgement
-from softguard.evaluation.results import ANY_WRAPPER, Difference, JudgeAgreement, MetricValue, metric_name
+from softguard.evaluation.results import ANY_WRAPPER, CategoryRate, Difference, JudgeAgreement, MetricValue, metric_name
 from softguard.evaluation.scores import HARM, attack_score, harm_score, kind_score, safe_score, worst_case
 from softguard.evaluation.statistics import Clusters
 from softguard.evaluation.suites import Suite
@@ -128,6 +128,24 @@ def differences(measured: Measured, subject: str) -> list[Difference]:
             out.append(
                 Difference(metric=metric, system=subject, reference=name, value=value, p_value=found.p_value, test=found.test)
             )
+    return out
+
+
+def categories(measured: Measured) -> list[CategoryRate]:
+    """Return the rates of plain prompts by category (the suite's topic), where there are at least two."""
+    out = []
+    for metric, (rows, scores) in _compared(measured).items():
+        if metric.partition(":")[2]:  # under attack the prompts are the same
+            continue
+        names = list(dict.fromkeys(r.harm_category or r.topic for r in rows))
+        if len(names) < 2 or "" in names:
+            continue
+        for name in names:
+            inside = [i for i, r in enumerate(rows) if (r.harm_category or r.topic) == name]
+            out += [
+                CategoryRate(category=name, metric=metric, system=s, value=metrics.rate_of([of[i] for i in inside]))
+                for s, of in scores.items()
+            ]
     return out
 
 

@@ -32,7 +32,7 @@ from softguard.recipes.prompts import take
 from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements, remembered_replies
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.suite_request import SuiteRequest
-from softguard.recipes.suite_tables import Asked, Measured, agreement, differences, power_note, rates
+from softguard.recipes.suite_tables import Asked, Measured, agreement, categories, differences, power_note, rates
 from softguard.recipes.usefulness import outcome_samples, outcome_summary, outcomes
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
@@ -219,6 +219,7 @@ def _summary(
         systems=results,
         differences=differences(measured, "student") if student else [],
         agreement=agreement(measured),
+        categories=categories(measured),
         samples=[],  # prompts of public sets are not ours to show
         threshold=parts.loaded.threshold if student else None,
         provenance=provenance,

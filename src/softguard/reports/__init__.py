@@ -7,7 +7,7 @@ Must not import models, guards, systems or training: a report can be made again 
 """
 
 from softguard.reports.costs import cost_csv, cost_tables, paper_tables
-from softguard.reports.html import render_html, write_report
+from softguard.reports.html import render_html, write_plots, write_report
 from softguard.reports.markdown import render_markdown
 from softguard.reports.plots import cost_plot
 from softguard.reports.runtime_costs import runtime_markdown, runtime_plot, runtime_tables
@@ -27,6 +27,7 @@ __all__ = [
     "study_plots",
     "study_table",
     "terminal_table",
+    "write_plots",
     "write_report",
     "write_study_page",
 ]

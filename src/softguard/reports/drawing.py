@@ -1,21 +1,29 @@
-"""How all plots of a page are drawn: matplotlib with placeholder colours, which are then replaced by CSS variables.
+"""How all plots are drawn: matplotlib in the colours of the light page, which in the page are replaced by CSS variables.
 
-So one drawing follows the page into light and dark; text stays text. A series is told by its dash and marker as well as by
-its colour. The same figure gives the same bytes. Must not import pyplot, which keeps state between figures.
+So one drawing follows the page into light and dark, and is a file of its own as it stands; text stays
+text. A series is told by its dash and marker as well as by its colour. The same figure gives the same bytes. Must not import
+pyplot, which keeps state between figures.
 See docs/decisions/0003-report-plots.md.
 """
 
 import io
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
+
+from softguard.core.files import write_atomically
 
 NUM_SERIES = 6
 """Colours that the style sheet has (`--series-0` ...); later systems start again with another dash."""
 
-INK, MUTED, GRID = "#010101", "#020202", "#030303"
-SERIES = [f"#10000{i}" for i in range(NUM_SERIES)]
+INK, MUTED, GRID = "#1b1f24", "#59636e", "#d5dae0"
+SERIES = ["#59636f", "#c2410c", "#0a6fb8", "#8a3f86", "#0b7a55", "#7a6400"]
+"""The style sheet's light palette: each colour once, so that it names its variable (`report.css`; a test compares them)."""
+
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {c: f"--series-{i}" for i, c in enumerate(SERIES)}
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -37,6 +45,33 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "legend.frameon": False,
 }
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished drawing: `name` is its id in the page and its file's name, `title` and `text` stand below it."""
+
+    name: str
+    title: str
+    text: str
+    figure: Figure
+
+    def inline(self) -> str:
+        """Return the drawing as an element of a page, in the page's colours."""
+        with matplotlib.rc_context(STYLE):
+            return svg(self.figure, self.name)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write `NAME.svg` and `NAME.png` in the light colours and return both paths."""
+        paths = [folder / f"{self.name}.{kind}" for kind in ("svg", "png")]
+        for path in paths:
+            write_atomically(path, lambda partial, kind=path.suffix[1:]: self._save(partial, kind))  # type: ignore[misc]
+        return paths
+
+    def _save(self, path: Path, kind: str) -> None:
+        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(path, format=kind, facecolor="white", dpi=200, metadata=metadata)
 
 
 def svg(figure: Figure, name: str, legend: bool = False) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from softguard.evaluation.results import EvaluationSummary, MetricValue
-from softguard.reports.wording import agreement, cell, difference, direction, info, shown_samples, verdict
+from softguard.reports.verdict import verdict
+from softguard.reports.wording import agreement, cell, difference, direction, info, shown_samples
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~!$&@])")
 
@@ -17,22 +18,22 @@ def render_markdown(
 
     Text from models and files cannot break out: in tables it is escaped, in samples fenced.
     """
-    blocks = [f"# Evaluation: {_plain(summary.suite)}", _plain(" ".join(verdict(summary))), _table(summary)]
+    blocks = [f"# Evaluation: {plain(summary.suite)}", plain(" ".join(verdict(summary))), _table(summary)]
     names = summary.metric_names()
     if names:
-        blocks.append("\n".join(f"- **{_plain(info(n).label)}**: {_plain(info(n).definition)}" for n in names))
+        blocks.append("\n".join(f"- **{plain(info(n).label)}**: {plain(info(n).definition)}" for n in names))
     blocks += _differences(summary)
     for i, sample in enumerate(shown_samples(summary, show_harmful), start=1):
-        blocks += [f"## Sample {i}: {_plain(sample.label.replace('_', ' '))}", "Prompt:", _fenced(sample.prompt)]
+        blocks += [f"## Sample {i}: {plain(sample.label.replace('_', ' '))}", "Prompt:", _fenced(sample.prompt)]
         for name, answer in sample.answers.items():
-            blocks += [f"{_plain(summary.title(name))}:", _fenced(answer)]
+            blocks += [f"{plain(summary.title(name))}:", _fenced(answer)]
     for folder, suite in suites:
         blocks += _suite(folder, suite)
     if summary.provenance:
-        rows = [f"| {_plain(key)} | {_plain(value)} |" for key, value in flat(summary.provenance)]
+        rows = [f"| {plain(key)} | {plain(value)} |" for key, value in flat(summary.provenance)]
         blocks += ["## Provenance", "\n".join(["| what | value |", "|---|---|", *rows])]
     if summary.limits:
-        blocks += ["## Limits", "\n".join(f"- {_plain(limit)}" for limit in summary.limits)]
+        blocks += ["## Limits", "\n".join(f"- {plain(limit)}" for limit in summary.limits)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -42,28 +43,28 @@ def _differences(summary: EvaluationSummary, level: str = "##") -> list[str]:
     lines = [f"{level} Differences, paired by prompt", "", "| metric | system | minus | difference (95 %) |", "|---|---|---|---|"]
     for d in summary.differences:
         words = (info(d.metric).label, summary.title(d.system), summary.title(d.reference), difference(d))
-        lines.append("| " + " | ".join(_plain(w) for w in words) + " |")
+        lines.append("| " + " | ".join(plain(w) for w in words) + " |")
     return ["\n".join(lines)]
 
 
 def _suite(folder: str, suite: EvaluationSummary) -> list[str]:
     """Return the blocks of one suite: a metric a row, since wrappers and judges make many."""
-    blocks = [f"## Suite: {_plain(suite.suite)}", f"In `evaluations/{folder.replace('`', '')}`.", _upright_table(suite)]
+    blocks = [f"## Suite: {plain(suite.suite)}", f"In `evaluations/{folder.replace('`', '')}`.", upright_table(suite)]
     blocks += _differences(suite, "###")
     if suite.agreement:
-        rows = [f"| {_plain(a.first)} | {_plain(a.second)} | {_plain(agreement(a))} |" for a in suite.agreement]
+        rows = [f"| {plain(a.first)} | {plain(a.second)} | {plain(agreement(a))} |" for a in suite.agreement]
         blocks.append("\n".join(["### Agreement of judges", "", "| judge | judge | agreement |", "|---|---|---|", *rows]))
-    return [*blocks, "\n".join(f"- {_plain(limit)}" for limit in suite.limits)] if suite.limits else blocks
+    return [*blocks, "\n".join(f"- {plain(limit)}" for limit in suite.limits)] if suite.limits else blocks
 
 
-def _upright_table(summary: EvaluationSummary) -> str:
+def upright_table(summary: EvaluationSummary) -> str:
     lines = [
-        "| metric | " + " | ".join(_plain(s.title) for s in summary.systems) + " |",
+        "| metric | " + " | ".join(plain(s.title) for s in summary.systems) + " |",
         "|---" * (len(summary.systems) + 1) + "|",
     ]
     for name in summary.metric_names():
-        cells = [_plain(_cell_text(system.metrics.get(name))) for system in summary.systems]
-        lines.append(f"| {_plain(_header(name))} | " + " | ".join(cells) + " |")
+        cells = [plain(_cell_text(system.metrics.get(name))) for system in summary.systems]
+        lines.append(f"| {plain(_header(name))} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -83,10 +84,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def _table(summary: EvaluationSummary) -> str:
     names = summary.metric_names()
-    lines = ["| system | " + " | ".join(_plain(_header(n)) for n in names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| system | " + " | ".join(plain(_header(n)) for n in names) + " |", "|---" * (len(names) + 1) + "|"]
     for system in summary.systems:
-        cells = [_plain(_cell_text(system.metrics.get(name))) for name in names]
-        lines.append(f"| {_plain(system.title)} | " + " | ".join(cells) + " |")
+        cells = [plain(_cell_text(system.metrics.get(name))) for name in names]
+        lines.append(f"| {plain(system.title)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -101,7 +102,7 @@ def _header(name: str) -> str:
     return f"{info(name).label} ({direction(name)})" if direction(name) else info(name).label
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text as one line in which nothing is markup."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 

@@ -1,4 +1,4 @@
-"""The page's plots as inline SVG: ROC curves, safety against over-refusal, and the training curve; costs as a file."""
+"""The plots of curves: ROC, safety against over-refusal, and training; costs as a file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from softguard.core.files import write_atomically
 from softguard.costs import CostReport
 from softguard.errors import ConfigError
 from softguard.evaluation.results import CurvePoint, EvaluationSummary, MetricValue
-from softguard.reports.drawing import DASHES, GRID, MARKERS, NUM_SERIES, SERIES, STYLE, svg
+from softguard.reports.drawing import DASHES, GRID, MARKERS, NUM_SERIES, SERIES, STYLE, Plot
 
 
-def roc_plot(summary: EvaluationSummary) -> str | None:
-    """Return the ROC of the refusal log-odds, harmful against look-alike, for each system; None where there is none."""
+def roc_plot(summary: EvaluationSummary) -> Plot | None:
+    """Return the ROC of the refusal log-odds, harmful against look-alike, for each system; None without curves."""
     curves = {name: c.roc for name, c in summary.curves.items() if c.roc}
     if not curves:
         return None
@@ -27,10 +27,12 @@ def roc_plot(summary: EvaluationSummary) -> str | None:
         for name, points in curves.items():
             _line(axes, summary, name, points)
         axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
-        return svg(figure, "roc", legend=True)
+        figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
+    text = "ROC of the refusal log-odds: the share of each set that lies above a moving threshold. The thin line is chance."
+    return Plot("roc", "Telling harmful prompts from look-alikes", text, figure)
 
 
-def trade_off_plot(summary: EvaluationSummary) -> str | None:
+def trade_off_plot(summary: EvaluationSummary) -> Plot | None:
     """Return harmful prompts refused against benign ones refused: a line as the threshold moves, a mark as measured.
 
     The mark has the two 95 % intervals as bars. The axis ends soon after the marks: nobody ships more over-refusal.
@@ -58,10 +60,13 @@ def trade_off_plot(summary: EvaluationSummary) -> str | None:
             )
         widest = max((over[2] for over, _ in marks.values()), default=0.0)
         axes.set(xlim=(0, min(1.0, max(0.2, 1.15 * widest))), ylim=(0, 1.01))
-        return svg(figure, "trade-off", legend=True)
+        figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
+    lines = "Lines: as the threshold moves. " if curves else ""
+    text = f"{lines}Marks: answers as measured, with 95 % intervals. Up and to the left is better."
+    return Plot("safety-over-refusal", "Safety against over-refusal", text, figure)
 
 
-def training_plot(rows: Sequence[Mapping[str, Any]]) -> str | None:
+def training_plot(rows: Sequence[Mapping[str, Any]]) -> Plot | None:
     """Return loss (each step, and smoothed) over validation score, by step, from the rows of `metrics.jsonl`."""
     panels = [
         (name, label, points)
@@ -82,7 +87,8 @@ def training_plot(rows: Sequence[Mapping[str, Any]]) -> str | None:
                 axes.plot(steps, values, color=SERIES[1], marker="o", markersize=3)
             axes.set_ylabel(label)
         grid[-1, 0].set_xlabel("step")
-        return svg(figure, "training")
+    text = "Loss of each step (faint) and its moving average; the validation score that chooses the checkpoint."
+    return Plot("training", "Training", text, figure)
 
 
 def cost_plot(report: CostReport, path: Path) -> None:

@@ -1,11 +1,11 @@
-"""Numbers and results in words: how a value of each unit is written, and the verdict in three sentences.
+"""Numbers and results in words: how a value of each unit is written; `verdict.py` makes sentences of them.
 
 One idea: each number is turned into text in one place, so that the page, the Markdown and the terminal agree. A new unit
 is one entry in `_FORMS`; one that is not there is written after the number.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from softguard.evaluation.results import (
@@ -15,7 +15,6 @@ from softguard.evaluation.results import (
     MetricInfo,
     MetricValue,
     SampleTriple,
-    SystemResult,
     metric_info,
 )
 
@@ -107,76 +106,6 @@ def agreement(a: JudgeAgreement) -> str:
 
 def _p(value: float | None) -> str:
     return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def verdict(summary: EvaluationSummary) -> tuple[str, str, str]:
-    """Return what was gained, what it costs the user, and what it costs the device, a sentence each.
-
-    The subject is the student, or the last system where there is none. What was not measured is said to be so.
-    """
-    if not summary.systems:
-        return ("No system was evaluated.", "Nothing is known of over-refusal.", "Nothing is known of the cost.")
-    subject = summary.system("student") or summary.systems[-1]
-    others = [s for s in (summary.system("base"), summary.system("guarded")) if s is not None and s is not subject]
-    return _gain(subject, others), _price(subject, others), _cost(subject, others)
-
-
-def _gain(subject: SystemResult, others: Sequence[SystemResult]) -> str:
-    refusal = _phrase(subject, "refusal_rate")
-    if refusal is None:
-        return f"How often the {subject.title} refuses harmful prompts was not measured."
-    compared = _against(others, "refusal_rate")
-    n = subject.metrics["refusal_rate"].n
-    return f"Of {n} harmful prompts the {subject.title} refuses {refusal}{compared}."
-
-
-def _price(subject: SystemResult, others: Sequence[SystemResult]) -> str:
-    parts = []
-    if over := _phrase(subject, "over_refusal_rate"):
-        parts.append(f"refuses {over} of benign prompts{_against(others, 'over_refusal_rate')}")
-    if auc := _phrase(subject, "refusal_auc"):
-        parts.append(f"tells harmful prompts from their look-alikes with an AUC of {auc}")
-    if drift := _phrase(subject, "benign_drift"):
-        parts.append(f"drifts from the base model's benign answers by {drift} nats a token")
-    return f"It {_join(parts)}." if parts else "What it costs on benign prompts was not measured."
-
-
-def _cost(subject: SystemResult, others: Sequence[SystemResult]) -> str:
-    own = _costs(subject)
-    if not own:
-        return "What it costs on the device was not measured."
-    guarded = next((s for s in others if s.system == "guarded"), None)
-    rival = _costs(guarded) if guarded else ""
-    return f"It adds {own}" + (f", where the {guarded.title} adds {rival}." if guarded and rival else ".")
-
-
-def _costs(system: SystemResult) -> str:
-    forms = {"added_parameters": "{} parameters", "added_memory_mib": "{} of memory", "extra_compute": "{} compute per token"}
-    shown = {name: _plain(system, name) for name in forms}
-    return _join([forms[name].format(value.removeprefix("+")) for name, value in shown.items() if value is not None])
-
-
-def _plain(system: SystemResult, name: str) -> str | None:
-    metric = system.metrics.get(name)
-    return None if metric is None or metric.value is None else number(metric.value, metric.unit)
-
-
-def _phrase(system: SystemResult, name: str) -> str | None:
-    """Return a value with its interval in brackets, None where there is no headline."""
-    if (value := _plain(system, name)) is None:
-        return None
-    interval = cell(system.metrics[name]).interval
-    return f"{value} ({interval})" if interval else value
-
-
-def _against(others: Sequence[SystemResult], name: str) -> str:
-    shown = [(other.title, _plain(other, name)) for other in others]
-    known = [f"{value} for the {title}" for title, value in shown if value is not None]
-    return f", against {_join(known)}" if known else ""
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
 
 
 def _range(low: float, high: float, unit: str) -> str:

@@ -28,6 +28,7 @@ class CatalogueEntry:
         role: what it is good for.
         default: whether it is the one used for its role where nobody chose.
         chat_template: "from model", or None where it has none.
+        hub: its name on the Hugging Face hub, for cards; empty where it has none.
         members: of the folder of a program or of data: the files that are taken, and all that are.
     """
 
@@ -42,6 +43,7 @@ class CatalogueEntry:
     default: bool = False
     chat_template: str | None = None
     members: tuple[str, ...] = ()
+    hub: str = ""
 
     @property
     def is_folder(self) -> bool:

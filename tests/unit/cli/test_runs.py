@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from softguard.cli import runs
+from softguard.cli import reports, runs
 from softguard.errors import ConfigError
 from softguard.recipes import distill as distilling
 from softguard.recipes.config import load_config
@@ -61,7 +61,7 @@ def test_what_compared_runs_do_not_share_is_shown(monkeypatch, capsys, tmp_path)
     summary = EvaluationSummary(suite="compared runs", systems=[], limits=[limit])
     monkeypatch.setattr("softguard.recipes.compare.compare_runs", lambda paths: summary)
     monkeypatch.setattr("softguard.recipes.compare.compare_suites", lambda paths: [])
-    runs.compare([tmp_path])
+    reports.compare([tmp_path])
     assert limit.strip() in capsys.readouterr().out
 
 

@@ -227,9 +227,9 @@ def test_suites_are_in_the_report_and_in_compare(make, data):
         assert "kappa" in text
         assert "Suite: MaliciousInstruct" in text
     compared = compare_suites([first, second])
-    assert [s.suite for s in compared] == ["MaliciousInstruct", "XSTest"]
-    assert [s.system for s in compared[0].systems] == ["base", "guarded", "system_prompt", "student:a", "student:b"]
-    values = [s.metrics["refusal_rate"].value for s in compared[0].systems[-2:]]
+    assert [s.suite for _, s in compared] == ["MaliciousInstruct", "XSTest"]
+    assert [s.system for s in compared[0][1].systems] == ["base", "guarded", "system_prompt", "student:a", "student:b"]
+    values = [s.metrics["refusal_rate"].value for s in compared[0][1].systems[-2:]]
     assert values == [1, 0]
 
 

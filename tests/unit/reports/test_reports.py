@@ -20,7 +20,9 @@ from softguard.evaluation.results import (
     SystemResult,
 )
 from softguard.reports import render_html, render_markdown, terminal_table, write_report
-from softguard.reports.wording import cell, number, verdict
+from softguard.reports.drawing import SERIES
+from softguard.reports.verdict import verdict
+from softguard.reports.wording import cell, number
 
 HOSTILE = "<script>alert(1)</script> \"'><img src=x onerror=alert(2)> $\\frac{1}{$ --> ]]> | ``` [a](javascript:x) {{ 7*7 }}"
 SECRET = "SECRET recipe"
@@ -123,10 +125,10 @@ def test_the_page_loads_nothing_and_is_small(summary: EvaluationSummary) -> None
     assert len(text) < 1_000_000
 
 
-def test_the_page_is_well_formed_with_three_plots_and_its_own_ids(summary: EvaluationSummary) -> None:
+def test_the_page_is_well_formed_with_its_plots_and_their_own_ids(summary: EvaluationSummary) -> None:
     page = _Page(render_html(summary, ROWS))
     assert not page.open
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4  # over-refusal, compute, ROC, training; no drift was measured
     assert {"main", "h1", "table", "caption", "figcaption", "article"} <= set(page.tags)
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -137,7 +139,7 @@ def test_the_page_is_well_formed_with_three_plots_and_its_own_ids(summary: Evalu
 def test_plots_follow_the_theme_and_the_bytes_are_reproducible(summary: EvaluationSummary) -> None:
     text = render_html(summary, ROWS)
     assert "var(--series-0)" in text
-    assert not re.search(r"(?:fill|stroke): #(?:0[1-3]|10000)", text)
+    assert not re.search("(?:fill|stroke): (?:" + "|".join(SERIES) + ")", text)
     assert "prefers-color-scheme: dark" in text
     assert text == render_html(summary, ROWS)
 
@@ -185,7 +187,7 @@ def test_the_verdict_is_three_sentences(summary: EvaluationSummary) -> None:
     gain, price, cost = verdict(summary)
     assert gain == (
         "Of 200 harmful prompts the student refuses 88.1 % (10.0–90.0 %), "
-        "against 3.0 % for the base model and 94.0 % for the guarded system."
+        "against 3.0 % for the base model (not told apart) and 94.0 % for the guarded system (not told apart)."
     )
     assert "AUC of 0.784 (0.740–0.820)" in price
     assert cost.startswith(

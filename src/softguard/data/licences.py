@@ -1,0 +1,32 @@
+"""The licence of each prompt set, for the cards of what was trained on it. A test holds it against the loaders' own headers."""
+
+from collections.abc import Mapping
+
+LICENCES: Mapping[str, str] = {
+    "softguard": "Apache-2.0",
+    "softguard_tasks": "Apache-2.0",
+    "softguard_pairs": "Apache-2.0",
+    "advbench": "MIT",
+    "alpaca_heldout": "CC BY-NC",
+    "beavertails_bad": "CC BY-NC",
+    "beavertails_good": "CC BY-NC",
+    "cast": "Apache-2.0",
+    "catqa": "Apache-2.0",
+    "do_not_answer": "CC BY-NC-SA",
+    "gsm8k_test": "MIT",
+    "gsm8k_train": "MIT",
+    "harmbench": "MIT",
+    "harmbench_val": "MIT",
+    "ifeval": "Apache-2.0",
+    "inthewild_jailbreaks": "Apache-2.0",
+    "malicious_instruct": "no licence stated",
+    "mmlu": "MIT",
+    "mt_bench": "Apache-2.0",
+    "openai_moderation": "MIT",
+    "xstest": "CC BY 4.0",
+}
+
+
+def set_licence(name: str) -> str | None:
+    """Return the licence of a prompt set, None where we know of none: a user's own file, or a set of a third party."""
+    return LICENCES.get(name)
