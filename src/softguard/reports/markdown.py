@@ -58,6 +58,7 @@ def _suite(folder: str, suite: EvaluationSummary) -> list[str]:
 
 
 def upright_table(summary: EvaluationSummary) -> str:
+    """Return the main table with a row for each metric and a column for each system: narrow pages show it whole."""
     lines = [
         "| metric | " + " | ".join(plain(s.title) for s in summary.systems) + " |",
         "|---" * (len(summary.systems) + 1) + "|",
