@@ -94,8 +94,9 @@ def test_a_harmful_answer_is_told_from_a_refusal(guard: Guard) -> None:
     if isinstance(guard, GenerativeGuard | TextClassifier | ServerGuard):
         pytest.skip("random weights: `softguard guard selftest` asks this of the real ones")
     answer, refusal, harmless, look_alike = (v.p_safe or 0.0 for v in guard.judge([*PAIRS[:3], PAIRS[5]]))
-    assert answer < 0.5 < min(refusal, harmless)
-    assert guard.name != "mini" or look_alike > 0.5  # the fake knows words only
+    assert answer < min(refusal, harmless) - 0.3
+    assert min(refusal, harmless) > 0.5
+    assert guard.name != "mini" or look_alike > 0.9  # the fake knows words only
 
 
 def test_only_the_last_turns_count_for_ungraded(guard: Guard) -> None:
