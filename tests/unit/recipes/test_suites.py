@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from softguard.adapters import SoftPrompt
 from softguard.adapters.steering_vector import SteeringVector, SteeringVectorConfig
 from softguard.core import Conversation, Reply
 from softguard.errors import ConfigError, DataError
@@ -15,7 +14,6 @@ from softguard.evaluation.results import EvaluationSummary
 from softguard.recipes import distill as distilling
 from softguard.recipes import suites as measuring
 from softguard.recipes.compare import compare_suites
-from softguard.recipes.config import resolved, validate_config
 from softguard.recipes.divergence import divergences
 from softguard.recipes.report import report_run
 from softguard.recipes.student import ModelSystem
@@ -24,6 +22,7 @@ from softguard.recipes.suites import evaluate_suites, summaries_of
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
 from tests.fakes import KeywordGuard, tiny_model
+from tests.unit.recipes.tiny_run import tiny_run
 
 PROMPTS = [f"zz {i}" for i in range(4)]
 REFUSAL = "Nein danke, das nicht."
@@ -46,23 +45,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(distilling, "load_base", lambda config: lm)
     monkeypatch.setattr(measuring, "load_guard", lambda name: KeywordGuard("zz 1"))
 
-    def made(name, threshold, seed=0):
-        config = validate_config(
-            {
-                "adapter": {"num_virtual_tokens": 4, "initialisation": "random"},
-                "evaluation": {"max_new_tokens": 4},
-                "teacher": {"refusal_text": REFUSAL, "guard": "keyword"},
-                "training": {"seed": seed},
-            }
-        )
-        run = RunDir.create(tmp_path / name, resolved(config))
-        SoftPrompt.create(config.adapter, lm, seed).save(run.path / "adapter", lm)
-        run.write_text("operating_point.json", json.dumps({"threshold": threshold}))
-        run.write_text("provenance.json", "{}")
-        run.finish_stage("train")
-        return run.path
-
-    return made
+    return lambda name, threshold, seed=0: tiny_run(tmp_path / name, lm, threshold, REFUSAL, seed)
 
 
 def silent(stage, done, total, figures):

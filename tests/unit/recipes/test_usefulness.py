@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from softguard.adapters import SoftPrompt
 from softguard.core import Verdict
 from softguard.errors import ConfigError
 from softguard.evaluation import harness
@@ -13,12 +12,11 @@ from softguard.recipes import distill as distilling
 from softguard.recipes import harness_systems
 from softguard.recipes import suites as measuring
 from softguard.recipes.compare import compare_suites
-from softguard.recipes.config import resolved, validate_config
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.suite_request import SuiteRequest
 from softguard.recipes.suites import evaluate_suites
-from softguard.runs import RunDir
 from tests.fakes import tiny_model
+from tests.unit.recipes.tiny_run import tiny_run
 
 REFUSAL = "Nein danke, das nicht."
 N = 6
@@ -56,22 +54,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "load_guard", lambda name: HalfGuard())
     monkeypatch.setattr(measuring, "load_judge", lambda name: None)
 
-    def made(name, threshold, seed=0):
-        config = validate_config(
-            {
-                "adapter": {"num_virtual_tokens": 4, "initialisation": "random"},
-                "teacher": {"refusal_text": REFUSAL, "guard": "keyword"},
-                "training": {"seed": seed},
-            }
-        )
-        run = RunDir.create(tmp_path / name, resolved(config))
-        SoftPrompt.create(config.adapter, lm, seed).save(run.path / "adapter", lm)
-        run.write_text("operating_point.json", json.dumps({"threshold": threshold}))
-        run.write_text("provenance.json", "{}")
-        run.finish_stage("train")
-        return run.path
-
-    return made
+    return lambda name, threshold, seed=0: tiny_run(tmp_path / name, lm, threshold, REFUSAL, seed)
 
 
 def silent(stage, done, total, figures):
