@@ -5,7 +5,7 @@ token k. Rendering, batching, sampling and scoring treat it as any id; only `Lan
 """
 
 from softguard.models.chat import ChatRenderer, RenderedPrompt
-from softguard.models.hardware import fast_dtype, processor_name
+from softguard.models.hardware import fast_dtype, hardware_facts, processor_name
 from softguard.models.language_model import ControlToken, LanguageModel
 from softguard.models.loading import best_device, load_model
 from softguard.models.sampling import Generation, sample
@@ -24,6 +24,7 @@ __all__ = [
     "best_device",
     "block_states",
     "fast_dtype",
+    "hardware_facts",
     "key_values",
     "load_model",
     "next_token_logits",

@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +39,14 @@ def fast_dtype(device: str) -> torch.dtype:
 def processor_name() -> str:
     """Return the processor's name for provenance."""
     return next(_cpuinfo("model name"), platform.processor())
+
+
+def hardware_facts(device: torch.device) -> dict[str, Any]:
+    """Return what a model's numbers depend on beside its config, for provenance: processor, threads, accelerator, precision."""
+    facts: dict[str, Any] = {"machine": platform.machine(), "processor": processor_name(), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        facts |= {"accelerator": torch.cuda.get_device_name(device), "float32_products": torch.get_float32_matmul_precision()}
+    return facts
 
 
 def _product_seconds(dtype: torch.dtype) -> float:

@@ -21,7 +21,7 @@ from softguard.errors import CompatibilityError, DataError
 from softguard.evaluation.metrics import matched_threshold
 from softguard.evaluation.statistics import wilson_interval
 from softguard.guards import load_guard
-from softguard.models import LanguageModel, load_model, processor_name
+from softguard.models import LanguageModel, hardware_facts, load_model
 from softguard.objectives import OBJECTIVES, Objective
 from softguard.recipes.config import Config, on_this_machine, resolved, validate_config
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts, take
@@ -256,7 +256,7 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "softguard": __version__,
         "versions": {p: version(p) for p in packages},
         "python": platform.python_version(),
-        "hardware": {"machine": platform.machine(), "processor": processor_name(), "threads": torch.get_num_threads()},
+        "hardware": hardware_facts(parts.lm.device),
         "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
         **_policy_hash(parts.config),
