@@ -2,9 +2,9 @@
 
 The design: a pass streams over tiles of the vocabulary; student and teacher share the head's tile, their logits are products with
 float32 sums, and nothing of V's size leaves the chip. The first pass makes both normalisers (online softmax, in stretches of the
-vocabulary so that few rows fill a large card), the second the figure and the row sum that its gradient needs, the third the slopes.
-Slopes alone are written, in the head's type, for a bounded chunk of rows, and the product with the head that makes the gradient of
-width D is a library's: D float32 sums for a block of rows do not fit a chip's registers. Recomputing tiles costs products
+vocabulary so that few rows fill a large card), the second the figure and the row sum that its gradient needs, the third slopes.
+Slopes alone are written, in the head's type, for a bounded chunk of rows, and the product with the head that makes the gradient
+of width D is a library's: D float32 sums for a block of rows do not fit a chip's registers. Recomputing tiles costs products
 and spares memory traffic, which is the scarcer: heads are hundreds wide, so a logit is cheap to make and dear to keep.
 `fused_head` is the same in plain PyTorch and calls this where `supported`; nothing here is imported where Triton is absent.
 """
@@ -41,6 +41,10 @@ class Tiling:
 
 
 HALF, SINGLE = Tiling(64, 128, 64, 4, 3), Tiling(32, 64, 32, 4, 2)
+KEPT = Tiling(4, 1024, 16, 4, 1)
+"""Of a library's products, which are read and not made."""
+LOGITS = 2**24
+"""A library's products kept at once for each model, float32: 64 MiB."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +85,21 @@ def figures(
     *,
     wanted: bool,
     tiling: Tiling | None = None,
+    library: bool = False,
 ) -> Found:
     """Return what `fused_head.token_figures` does, without a graph, and the gradient if it is wanted.
 
     Args:
         wanted: whether the gradient with respect to `states` is.
         tiling: None for the one that was measured to be fast.
+        library: take the products from cuBLAS, as a chunk's float32 logits in memory, and not from the kernels.
     """
-    tiling = tiling or (SINGLE if states.dtype == torch.float32 else HALF)
+    tiling = tiling or (KEPT if library else SINGLE if states.dtype == torch.float32 else HALF)
     tokens = len(head.weight)
     values, log_probs = (torch.empty(len(states), dtype=torch.float32, device=states.device) for _ in range(2))
     gradient = torch.empty_like(states, memory_format=torch.contiguous_format) if wanted else None
-    chunk = _chunk(len(states), SLOPES // tokens if wanted else len(states), tiling.rows)
+    most = LOGITS // tokens if library else SLOPES // tokens if wanted else len(states)
+    chunk = _chunk(len(states), most, tiling.rows)
     slopes = torch.empty(chunk, tokens, dtype=states.dtype, device=states.device) if wanted else None
     omitted = None if omit is None or teacher_states is None or not len(omit[0]) else _by_row(omit, len(states), tokens)
     with torch.cuda.device_of(states):
@@ -101,12 +108,17 @@ def figures(
             launch = _Launch(
                 figure,
                 head,
-                states[rows].contiguous(),
-                None if teacher_states is None else teacher_states[rows].contiguous(),
+                _product(states[rows], head.weight) if library else states[rows].contiguous(),
+                None
+                if teacher_states is None
+                else _product(teacher_states[rows], head.weight)
+                if library
+                else teacher_states[rows].contiguous(),
                 targets[rows].contiguous(),
                 None if omitted is None else omitted[rows],
                 exponent,
                 tiling,
+                library,
             )
             here = None if slopes is None else slopes[: rows.stop - start]
             values[rows], log_probs[rows] = launch.run(here)
@@ -119,6 +131,13 @@ def _chunk(count: int, most: int, block: int) -> int:
     """Return how many rows to take at once: chunks alike in size, of whole blocks."""
     chunks = math.ceil(count / max(block, most // block * block))
     return max(1, math.ceil(count / max(1, chunks) / block) * block)
+
+
+def _product(states: Tensor, weight: Tensor) -> Tensor:
+    """Return logits in float32 that were not rounded to the states' type on their way."""
+    if states.is_cuda and states.dtype != torch.float32:
+        return torch.mm(states, weight.T, out_dtype=torch.float32)
+    return states.float() @ weight.float().T
 
 
 def _by_row(omit: tuple[Tensor, Tensor], count: int, tokens: int) -> Tensor:
@@ -144,6 +163,7 @@ class _Launch:
     omitted: Tensor | None
     exponent: float
     tiling: Tiling
+    library: bool
 
     def run(self, slopes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return figures and log-probabilities of the targets; write the slopes if there is room for them."""
@@ -160,7 +180,7 @@ class _Launch:
         return log_probs if self.figure == "log_prob" else values.clamp_(min=0.0), log_probs
 
     def _normalisers(self) -> tuple[Tensor, Tensor]:
-        """Return the log-normalisers of student and teacher without what is omitted (2 x n), and the targets' log-probabilities."""
+        """Return the log-normalisers of both (2 x n), without what is omitted, and the targets' log-probabilities."""
         from softguard.objectives.triton_kernels import normaliser_kernel
 
         grid, tiles = self._grid()
@@ -221,7 +241,7 @@ class _Launch:
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         return {
             "OMIT": self._omissions,
-            "PRODUCT": True,
+            "PRODUCT": not self.library,
             "BIAS": self.head.bias is not None,
             "SOFTCAP": self.head.softcap is not None,
             "TEACHER": self.teacher is not None,

@@ -4,7 +4,7 @@ A program takes a block of rows and a stretch of the vocabulary, tile by tile. A
 float32 that nothing else ever sees, so each kernel makes it anew. A figure's slope with respect to the logit of token v is
 a_v - q_v sum_u a_u, with `a` its derivative with respect to log q; hence two sums for each row: of the value's terms, and of `a`.
 The logit of what is no token, or is left out, is -1e30: finite, so that a stretch of nothing else gives no NaN.
-TILES is `tiles` in the interpreter, whose range takes no variable (NumPy 2.4 onwards), and 0 elsewhere, where it would compile anew.
+TILES is `tiles` in the interpreter, whose range takes no variable (NumPy 2.4 onwards), and 0 where it would compile anew.
 Importable without Triton (nothing can be launched then). Read `triton_head` first: it says who calls what, and why.
 """
 
@@ -200,7 +200,7 @@ def figure_kernel(
     DEPTH: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """Write for this stretch the sums of value and `a` (`out`: stretches x 2 x rows); with SLOPES also rows x vocabulary of slopes
+    """Write for this stretch the sums of value and `a` (`out`: stretches x 2 x rows); with SLOPES the slopes too, rows x vocabulary,
     with respect to the product of state and head row, which needs the whole rows' sums of `a` in `pulls`."""
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     rows = tl.minimum(place, count - 1)

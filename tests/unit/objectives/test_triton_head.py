@@ -1,6 +1,8 @@
-"""The Triton kernels against the plain divergences in float64: values and gradients, in Triton's interpreter where there is no CUDA."""
+"""The Triton kernels against the plain divergences in float64: values and gradients.
 
-import os
+Without CUDA they run in Triton's interpreter, which `conftest.py` asks for before anything imports Triton.
+"""
+
 from importlib.util import find_spec
 
 import pytest
@@ -13,8 +15,6 @@ from softguard.objectives.triton_head import Tiling
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed (extra `cuda`)")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are first imported
 
 N, D, V = 19, 24, 45
 """Multiples of no tile: two blocks of rows with a rest, two tiles of tokens with a rest, two steps of the width with a rest."""
@@ -45,9 +45,10 @@ def plain(figure, head, states, targets, teacher, omit=None):
     return getattr(divergences, figure)(q, p, *extra)
 
 
-def check(figure, head, states, targets, teacher, omit=None):
+def check(figure, head, states, targets, teacher, omit=None, library=False):
+    teacher_states = None if figure == "log_prob" else teacher
     found = triton_head.figures(
-        figure, head, states, targets, None if figure == "log_prob" else teacher, omit, EXPONENT, wanted=True, tiling=TILING
+        figure, head, states, targets, teacher_states, omit, EXPONENT, wanted=True, tiling=TILING, library=library
     )
     wide = Head(head.weight.double(), None if head.bias is None else head.bias.double(), head.scale, head.softcap)
     x = states.double().requires_grad_()
@@ -72,6 +73,12 @@ def test_bias_scale_bound_and_omitted_tokens(figure, monkeypatch):
     monkeypatch.setattr(triton_head, "PROGRAMS", 1)  # one stretch of the vocabulary: the online normaliser goes on
     omit = None if figure == "log_prob" else tuple(torch.tensor(x, device=DEVICE) for x in OMIT)
     check(figure, *given(torch.float32, bias=True, scale=0.3, softcap=2.0), omit)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_products_of_a_library(dtype):
+    omit = tuple(torch.tensor(x, device=DEVICE) for x in OMIT)
+    check("jensen_shannon", *given(dtype, bias=True, scale=0.3, softcap=2.0), omit, library=True)
 
 
 def test_large_logits_stay_finite():
