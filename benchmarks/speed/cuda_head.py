@@ -197,12 +197,9 @@ def matmul_tflops(n: int, k: int, m: int, dtype: torch.dtype) -> float:
 
 def ceilings() -> dict[str, float]:
     """Return the rates of a large square product and of the heads' shapes, in TFLOP/s."""
-    bf16, fp32 = torch.bfloat16, torch.float32
-    heads = {f"{name}_4096_bf16": matmul_tflops(4_096, d, v, bf16) for name, (v, d) in HEADS.items()}
-    return {
-        "square_8192_bf16": matmul_tflops(8_192, 8_192, 8_192, bf16),
-        "square_4096_fp32": matmul_tflops(4_096, 4_096, 4_096, fp32),
-    } | heads
+    squares = {f"square_8192_{name}": matmul_tflops(8_192, 8_192, 8_192, dtype) for name, dtype in DTYPES.items()}
+    heads = {f"{name}_4096_bf16": matmul_tflops(4_096, d, v, torch.bfloat16) for name, (v, d) in HEADS.items()}
+    return squares | heads
 
 
 def errors(figure: str, dtype: torch.dtype, *, library: bool) -> dict[str, float]:

@@ -10,6 +10,8 @@ Importable without Triton (nothing can be launched then). Read `triton_head` fir
 
 from __future__ import annotations
 
+from typing import no_type_check
+
 try:
     import triton
     import triton.language as tl
@@ -26,6 +28,7 @@ except ImportError:  # the kernels are text then; `triton_head.supported` keeps 
 
 
 @jit
+@no_type_check  # these are no tensors of Python's
 def _tile(
     student,
     teacher,
@@ -92,6 +95,7 @@ def _tile(
 
 
 @launched
+@no_type_check  # these are no tensors of Python's
 def normaliser_kernel(
     student,
     teacher,
@@ -168,6 +172,7 @@ def normaliser_kernel(
 
 
 @launched
+@no_type_check  # these are no tensors of Python's
 def figure_kernel(
     student,
     teacher,
@@ -200,7 +205,7 @@ def figure_kernel(
     DEPTH: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """Write for this stretch the sums of value and `a` (`out`: stretches x 2 x rows); with SLOPES the slopes too, rows x vocabulary,
+    """Write this stretch's sums of value and `a` (`out`: stretches x 2 x rows); with SLOPES the slopes, rows x vocabulary,
     with respect to the product of state and head row, which needs the whole rows' sums of `a` in `pulls`."""
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     rows = tl.minimum(place, count - 1)

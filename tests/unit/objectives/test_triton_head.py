@@ -45,7 +45,7 @@ def plain(figure, head, states, targets, teacher, omit=None):
     return getattr(divergences, figure)(q, p, *extra)
 
 
-def check(figure, head, states, targets, teacher, omit=None, library=False):
+def check(figure, head, states, teacher, targets, omit=None, library=False):
     teacher_states = None if figure == "log_prob" else teacher
     found = triton_head.figures(
         figure, head, states, targets, teacher_states, omit, EXPONENT, wanted=True, tiling=TILING, library=library
