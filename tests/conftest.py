@@ -5,8 +5,11 @@ thread: two processes of two threads each on two cores wait for each other's bar
 """
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported
+if not Path("/proc/driver/nvidia").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, which torch may do
 
 from jaxtyping import install_import_hook
 

@@ -3,7 +3,7 @@
 Each figure is a scalar function of one row of logits, so its gradient with respect to that row's state is one vector of width D.
 It is taken while the chunk's logits are at hand and kept instead of them: memory grows with positions x D, not positions x V;
 backwards, nothing is left but a product by the incoming scalar. The head is frozen and gets no gradient.
-`divergences` holds the plain forms that this is checked against.
+`divergences` holds the plain forms that this is checked against; on CUDA `triton_head` does the same without a chunk's logits.
 """
 
 import math
@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from softguard.core.head import Head
 from softguard.errors import CompatibilityError, DataError
+from softguard.objectives import triton_head
 
 ByLogit = Callable[[], Tensor]
 """Gives the gradient of a row's figure with respect to its logits; it may use up what the figure was made of."""
@@ -91,6 +92,11 @@ class _TokenFigures(torch.autograd.Function):
         wide = torch.float64 if states.dtype == torch.float64 else torch.float32
         values, log_probs = (torch.empty(len(states), dtype=wide, device=states.device) for _ in range(2))
         wanted = ctx.needs_input_grad[0]
+        if triton_head.supported(head, states, teacher_states):
+            found = triton_head.figures(figure, head, states, targets, teacher_states, omit, exponent, wanted=wanted)
+            ctx.save_for_backward(*([] if found.gradient is None else [found.gradient]))
+            ctx.mark_non_differentiable(found.log_probs)
+            return found.values, found.log_probs
         gradient = torch.empty_like(states) if wanted else None
         chunk = max(1, CHUNK_LOGITS // len(head.weight))
         for start in range(0, len(states), chunk):
