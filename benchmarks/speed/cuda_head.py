@@ -237,29 +237,29 @@ def _tried(run: Callable[[], Any]) -> Any:
 
 
 WARM = (
-    "smollm2:bf16:jensen_shannon",
+    *(f"smollm2:bf16:jensen_shannon:{number}" for number in range(len(TILINGS))),
     "gemma3-270m:bf16:jensen_shannon",
     "smollm2:fp32:jensen_shannon",
-    *(f"smollm2:bf16:{figure}" for figure in FIGURES if figure != "jensen_shannon"),
+    *(f"smollm2:bf16:{figure}" for figure in FIGURES),
 )
-"""What is compiled beforehand, a process each; the first one compiles the other tilings too."""
+"""What is compiled beforehand, a process each: head, type, figure and perhaps a tiling's number."""
 
 
 def warm(what: str) -> None:
-    """Compile the kernels of one head, type and figure into Triton's cache."""
-    head, dtype, figure = what.split(":")
+    """Compile the kernels of one head, type, figure and tiling into Triton's cache."""
+    head, dtype, figure, *number = what.split(":")
     case = Case(head, 320, DTYPES[dtype])
+    if number:
+        case.found(figure, tiling=TILINGS[int(number[0])])
+        return
     for library in (False, True):
         _tried(partial(case.found, figure, library=library))
-    if what == WARM[0]:
-        for tiling in TILINGS:
-            _tried(partial(case.found, figure, tiling=tiling))
 
 
 def _warm_all(limit_s: float) -> None:
     """Compile in processes side by side, which is a matter of seconds where one after the other is of a minute."""
     command = [sys.executable, "-m", "benchmarks.speed.cuda_head", "--warm"]
-    running = [subprocess.Popen([*command, what], stdout=subprocess.DEVNULL) for what in WARM]
+    running = [subprocess.Popen([*command, what], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for what in WARM]
     end = time.monotonic() + limit_s
     for process in running:
         try:

@@ -102,7 +102,7 @@ def figures(
     chunk = _chunk(len(states), most, tiling.rows)
     slopes = torch.empty(chunk, tokens, dtype=states.dtype, device=states.device) if wanted else None
     omitted = None if omit is None or teacher_states is None or not len(omit[0]) else _by_row(omit, len(states), tokens)
-    with torch.cuda.device_of(states):
+    with torch.cuda.device_of(states):  # type: ignore[no-untyped-call]
         for start in range(0, len(states), chunk):
             rows = slice(start, min(start + chunk, len(states)))
             launch = _Launch(
@@ -181,7 +181,7 @@ class _Launch:
 
     def _normalisers(self) -> tuple[Tensor, Tensor]:
         """Return the log-normalisers of both (2 x n), without what is omitted, and the targets' log-probabilities."""
-        from softguard.objectives.triton_kernels import normaliser_kernel
+        from softguard.objectives._triton_kernels import normaliser_kernel
 
         grid, tiles = self._grid()
         out = torch.empty(grid[1], 5 + self._omissions, len(self.states), dtype=torch.float32, device=self.states.device)
@@ -196,7 +196,7 @@ class _Launch:
 
     def _pass(self, normalisers: Tensor, pulls: Tensor | None, slopes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the row sums of the figure and of its derivative with respect to log q; write the slopes if asked to."""
-        from softguard.objectives.triton_kernels import figure_kernel
+        from softguard.objectives._triton_kernels import figure_kernel
 
         grid, tiles = self._grid()
         out = torch.empty(grid[1], 2, len(self.states), dtype=torch.float32, device=self.states.device)
