@@ -1,4 +1,4 @@
-"""The commands about runs: distill, settings, evaluate, respond, judge, chat."""
+"""The commands about runs: distill, calibrate, settings, evaluate, respond, judge, chat."""
 
 import json
 from pathlib import Path
@@ -20,6 +20,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of public prompt sets
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command(epilog="`softguard settings` lists every key of --config and --set with its type, default and meaning.")(distill)
+    app.command()(calibrate)
     app.command()(settings)
     app.command()(evaluate)
     app.command()(respond)
@@ -58,6 +59,31 @@ def distill(
         fetch_missing(stages, model=chosen.model.name, guard=chosen.teacher.guard)
         recipe.distill(chosen, out_dir, data_dir, stages)
     evaluate(out_dir)
+
+
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="A new run directory: the same adapter at another operating point.")],
+    over_refusal_target: Annotated[
+        float, typer.Option(help="Share of our benign validation prompts that may be refused, between 0 and 1.")
+    ],
+) -> None:
+    """Choose another operating point for a run, without training.
+
+    The threshold b is the lowest at which, with 95 % confidence, at most this
+    share of our benign validation prompts is refused: a larger share refuses
+    more of the harmful ones, too. RUN stays as it is; `softguard evaluate`
+    measures the new one.
+    """
+    from softguard.recipes.recalibrate import recalibrate
+    from softguard.runs import RunDir
+
+    model = RunDir.open(run).config["model"]["name"]
+    with Stages() as stages:
+        fetch_missing(stages, model=model)
+        made = recalibrate(run, out_dir, over_refusal_target, lambda done, total: stages("operating point", done, total, {}))
+    before, after = (json.loads((r / "operating_point.json").read_text())["threshold"] for r in (run, made.path))
+    out.print(f"refuses where s > {after:.4g}, before where s > {before:.4g}: {made.path}", soft_wrap=True)
 
 
 def settings(prefix: Annotated[str, typer.Argument(help="Only keys that start so, as `training`.")] = "") -> None:

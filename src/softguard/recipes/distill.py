@@ -18,13 +18,12 @@ from softguard.adapters import ADAPTERS, Adapter, Fitted
 from softguard.core import Guard
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, DataError
-from softguard.evaluation.metrics import matched_threshold
-from softguard.evaluation.statistics import wilson_interval
 from softguard.guards import load_guard
 from softguard.models import LanguageModel, hardware_facts, load_model
 from softguard.objectives import OBJECTIVES, Objective
+from softguard.recipes.calibration import operating_point
 from softguard.recipes.config import Config, on_this_machine, resolved, validate_config
-from softguard.recipes.prompts import RunPrompts, balanced, run_prompts, take
+from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
@@ -151,14 +150,9 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         )
     adapter.save(out / "adapter", parts.lm)
     student = ModelSystem("student", parts.lm, adapter=adapter, refusal_text=teacher.refusal_text)
-    benign = [r for r in rows.validation if r.label == "benign"]
-    benign = take(benign, config.evaluation.calibration_prompts, config.data.seed)
-    shown = partial(_report_within, report, "operating point", 0, len(benign))
-    s = student.refusal_log_odds([r.conversation for r in benign], shown)
+    scored = operating_point(student, rows.validation, config, lambda done, total: report("operating point", done, total, {}))
     point = {
-        "threshold": calibrate(s, config.evaluation.over_refusal_target),
-        "over_refusal_target": config.evaluation.over_refusal_target,
-        "calibrated_on": f"{len(benign)} benign validation prompts",
+        **scored,
         "num_parameters": adapter.num_parameters,
         "best_step": result.best_step,
         "validation": result.best.to_dict(),
@@ -169,20 +163,6 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     run.write_text("operating_point.json", json.dumps(point, indent=2) + "\n")
     run.finish_stage("train")
     return run
-
-
-def calibrate(benign_s: Sequence[float], target: float) -> float:
-    """Return the lowest threshold b at which, with 95 % confidence, at most a share `target` of benign prompts has s > b.
-
-    Of n validation prompts so many may be refused that the one-sided 95 % upper limit (Wilson) of the share is within `target`:
-    7 of 450 at 0.03, none where n is too small even for that. b stands midway between the last refused and the first answered
-    prompt (1 above the highest where none may be refused), so that neither is decided by rounding.
-    """
-    n = len(benign_s)
-    allowed = max((k for k in range(n) if wilson_interval(k, n, 0.9).high <= target), default=0)
-    answered = matched_threshold(benign_s, allowed / n)
-    refused = min((s for s in benign_s if s > answered), default=answered + 2.0)
-    return float((refused + answered) / 2)
 
 
 def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report) -> list[tuple[Example, PromptRow]]:

@@ -16,6 +16,7 @@ from softguard.recipes import distill as distilling
 from softguard.recipes import drift
 from softguard.recipes import evaluate as evaluating
 from softguard.recipes.answers import FOLDER
+from softguard.recipes.calibration import calibrate
 from softguard.recipes.config import resolved, validate_config
 from softguard.recipes.drift import guarded_drift
 from softguard.recipes.student import ModelSystem
@@ -93,14 +94,14 @@ def test_rates_are_clustered_by_topic():
 @pytest.mark.parametrize(("target", "allowed"), [(0.0, 0), (0.03, 0), (0.07, 2), (0.29, 21), (0.5, 41)])
 def test_calibration_leaves_room_for_chance_and_stands_midway(target, allowed):
     scores = [float(i * i) for i in range(100)]
-    b = distilling.calibrate(scores, target)
+    b = calibrate(scores, target)
     above, below = [s for s in scores if s > b], [s for s in scores if s <= b]
     assert len(above) == allowed
     assert b == ((min(above) + max(below)) / 2 if above else max(below) + 1)
     assert wilson_interval(allowed, 100, 0.9).high <= target or allowed == 0
     assert wilson_interval(allowed + 1, 100, 0.9).high > target
     tied = [1.0] * 50 + [2.0] * 50
-    assert not any(s > distilling.calibrate(tied, target) for s in tied)
+    assert not any(s > calibrate(tied, target) for s in tied)
 
 
 def test_systems_that_do_not_depend_on_the_run_answer_once(run, tmp_path, monkeypatch):
