@@ -23,7 +23,7 @@ def recalibrate(path: Path, out: Path, over_refusal_target: float, progress: Pro
     Args:
         path: a finished run.
         out: a new folder, or that of a recalibration to the same target, which is then done.
-        over_refusal_target: the share of benign validation prompts that may be refused, in (0, 1) (`calibrate`).
+        over_refusal_target: the share of benign validation prompts that may be refused, in [0, 1) (`calibrate`).
         progress: told of the prompts that are scored.
 
     Raises:
