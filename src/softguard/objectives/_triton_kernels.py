@@ -44,7 +44,6 @@ def _tile(
     SOFTCAP: tl.constexpr,
     TEACHER: tl.constexpr,
     WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
@@ -68,7 +67,7 @@ def _tile(
             if WIDEN:  # the interpreter takes bfloat16 for integers
                 w = w.to(tl.float32)
                 x = x.to(tl.float32)
-            s = tl.dot(x, w, s, input_precision=PRECISION)
+            s = tl.dot(x, w, s, input_precision="ieee")  # of float32 alone: no TF32
             if TEACHER:
                 if WIDTH % DEPTH == 0:
                     y = tl.load(teacher + at_state + start)
@@ -76,7 +75,7 @@ def _tile(
                     y = tl.load(teacher + at_state + start, mask=inside[None, :], other=0.0)
                 if WIDEN:
                     y = y.to(tl.float32)
-                t = tl.dot(y, w, t, input_precision=PRECISION)
+                t = tl.dot(y, w, t, input_precision="ieee")
     else:  # `student` and `teacher` are products that a library made
         at = rows[:, None].to(tl.int64) * vocabulary + cols[None, :]
         s += tl.load(student + at)
@@ -115,7 +114,6 @@ def normaliser_kernel(
     SOFTCAP: tl.constexpr,
     TEACHER: tl.constexpr,
     WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
@@ -143,7 +141,7 @@ def normaliser_kernel(
         cols = tl.minimum(token, vocabulary - 1)
         s, t = _tile(
             student, teacher, weight, bias, rows, cols, vocabulary, scale, softcap,
-            PRODUCT, BIAS, SOFTCAP, TEACHER, WIDTH, PRECISION, WIDEN, ROWS, TOKENS, DEPTH,
+            PRODUCT, BIAS, SOFTCAP, TEACHER, WIDTH, WIDEN, ROWS, TOKENS, DEPTH,
         )  # fmt: skip
         chosen += tl.sum(tl.where(token[None, :] == target[:, None], s, 0.0), 1)
         valid = (token < vocabulary)[None, :]
@@ -198,7 +196,6 @@ def figure_kernel(
     SOFTCAP: tl.constexpr,
     TEACHER: tl.constexpr,
     WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
@@ -224,7 +221,7 @@ def figure_kernel(
         cols = tl.minimum(token, vocabulary - 1)
         s, t = _tile(
             student, teacher, weight, bias, rows, cols, vocabulary, scale, softcap,
-            PRODUCT, BIAS, SOFTCAP, TEACHER, WIDTH, PRECISION, WIDEN, ROWS, TOKENS, DEPTH,
+            PRODUCT, BIAS, SOFTCAP, TEACHER, WIDTH, WIDEN, ROWS, TOKENS, DEPTH,
         )  # fmt: skip
         valid = (token < vocabulary)[None, :] & (place < count)[:, None]
         for omission in tl.static_range(OMIT):

@@ -6,6 +6,7 @@ vocabulary so that few rows fill a large card), the second the figure and the ro
 Slopes alone are written, in the head's type, for a bounded chunk of rows, and the product with the head that makes the gradient
 of width D is a library's: D float32 sums for a block of rows do not fit a chip's registers. Recomputing tiles costs products
 and spares memory traffic, which is the scarcer: heads are hundreds wide, so a logit is cheap to make and dear to keep.
+Not so in float32, which no tensor core multiplies: there a library makes the logits, once, of a bounded chunk (`IN_KERNEL`).
 `fused_head` is the same in plain PyTorch and calls this where `supported`; nothing here is imported where Triton is absent.
 """
 
@@ -40,7 +41,11 @@ class Tiling:
     stages: int
 
 
-HALF, SINGLE = Tiling(64, 128, 64, 4, 3), Tiling(32, 64, 32, 4, 2)
+IN_KERNEL = (torch.bfloat16, torch.float16)
+"""Types of states whose products the kernels make; those of float32 are a library's. Jensen-Shannon and its gradient, 1,280
+positions of SmolLM2's head, on an H200: bf16 1.8 ms (a library's products: 3.1), float32 35 ms (a library's: 7.1)."""
+HALF = Tiling(64, 128, 64, 4, 3)
+"""Of products in the kernel: the fastest of seven on an H200 in bf16, at 320 positions and at 4,096."""
 KEPT = Tiling(4, 1024, 16, 4, 1)
 """Of a library's products, which are read and not made."""
 LOGITS = 2**24
@@ -85,16 +90,18 @@ def figures(
     *,
     wanted: bool,
     tiling: Tiling | None = None,
-    library: bool = False,
+    library: bool | None = None,
 ) -> Found:
     """Return what `fused_head.token_figures` does, without a graph, and the gradient if it is wanted.
 
     Args:
         wanted: whether the gradient with respect to `states` is.
         tiling: None for the one that was measured to be fast.
-        library: take the products from cuBLAS, as a chunk's float32 logits in memory, and not from the kernels.
+        library: take the products from cuBLAS, as a chunk's float32 logits in memory, and not from the kernels; None for
+            what was measured to be faster for the states' type, `IN_KERNEL`.
     """
-    tiling = tiling or (KEPT if library else SINGLE if states.dtype == torch.float32 else HALF)
+    library = states.dtype not in IN_KERNEL if library is None else library
+    tiling = tiling or (KEPT if library else HALF)
     tokens = len(head.weight)
     values, log_probs = (torch.empty(len(states), dtype=torch.float32, device=states.device) for _ in range(2))
     gradient = torch.empty_like(states, memory_format=torch.contiguous_format) if wanted else None
@@ -246,7 +253,6 @@ class _Launch:
             "SOFTCAP": self.head.softcap is not None,
             "TEACHER": self.teacher is not None,
             "WIDTH": self.head.weight.shape[1],
-            "PRECISION": "ieee",  # of float32 alone: no TF32
             "WIDEN": interpreted and self.states.dtype == torch.bfloat16,
             "ROWS": self.tiling.rows,
             "TOKENS": self.tiling.tokens,

@@ -3,6 +3,7 @@
 Without CUDA they run in Triton's interpreter, which `conftest.py` asks for before anything imports Triton.
 """
 
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -45,7 +46,7 @@ def plain(figure, head, states, targets, teacher, omit=None):
     return getattr(divergences, figure)(q, p, *extra)
 
 
-def check(figure, head, states, teacher, targets, omit=None, library=False):
+def check(figure, head, states, teacher, targets, omit=None, *, library):
     teacher_states = None if figure == "log_prob" else teacher
     found = triton_head.figures(
         figure, head, states, targets, teacher_states, omit, EXPONENT, wanted=True, tiling=TILING, library=library
@@ -61,49 +62,60 @@ def check(figure, head, states, teacher, targets, omit=None, library=False):
     assert (found.gradient - slope).norm() / slope.norm() < GRADIENT_WITHIN[states.dtype]
 
 
+@pytest.mark.parametrize("library", [False, True], ids=["in_kernel", "library"])
 @pytest.mark.parametrize("dtype", GRADIENT_WITHIN, ids=str)
 @pytest.mark.parametrize("figure", ["log_prob", *DIVERGENCES])
-def test_values_and_gradients_are_those_of_the_plain_form(figure, dtype):
-    check(figure, *given(dtype))
+def test_values_and_gradients_are_those_of_the_plain_form(figure, dtype, library):
+    check(figure, *given(dtype), library=library)
 
 
+@pytest.mark.parametrize("library", [False, True], ids=["in_kernel", "library"])
 @pytest.mark.parametrize("figure", ["log_prob", *DIVERGENCES])
-def test_bias_scale_bound_and_omitted_tokens(figure, monkeypatch):
+def test_bias_scale_bound_and_omitted_tokens(figure, library, monkeypatch):
+    monkeypatch.setattr(triton_head, "LOGITS", 16 * V)
     monkeypatch.setattr(triton_head, "SLOPES", 16 * V)  # two chunks of rows
     monkeypatch.setattr(triton_head, "PROGRAMS", 1)  # one stretch of the vocabulary: the online normaliser goes on
     omit = None if figure == "log_prob" else tuple(torch.tensor(x, device=DEVICE) for x in OMIT)
-    check(figure, *given(torch.float32, bias=True, scale=0.3, softcap=2.0), omit)
+    check(figure, *given(torch.float32, bias=True, scale=0.3, softcap=2.0), omit, library=library)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_products_of_a_library(dtype):
-    omit = tuple(torch.tensor(x, device=DEVICE) for x in OMIT)
-    check("jensen_shannon", *given(dtype, bias=True, scale=0.3, softcap=2.0), omit, library=True)
+@pytest.mark.parametrize(("dtype", "products"), [(torch.float32, 2), (torch.bfloat16, 0), (torch.float16, 0)], ids=str)
+def test_the_type_decides_who_makes_the_products(dtype, products, monkeypatch):
+    made, product = [], triton_head._product
+    monkeypatch.setattr(triton_head, "_product", lambda *a: made.append(a) or product(*a))
+    head, states, teacher, targets = given(dtype)
+    figures = partial(triton_head.figures, "forward_kl", head, states, targets, teacher, None, 1.0, wanted=True, tiling=TILING)
+    found = figures()
+    assert len(made) == products  # the student's and the teacher's, or none
+    expected = figures(library=not products)
+    assert torch.allclose(found.values, expected.values, atol=1e-5)
+    assert (found.gradient - expected.gradient).norm() / expected.gradient.norm() < GRADIENT_WITHIN[dtype]
 
 
 def test_large_logits_stay_finite():
     head, states, teacher, targets = given(torch.float32, scale=1e3)
     for figure in ("jensen_shannon", "reverse_kl"):
-        found = triton_head.figures(figure, head, states, targets, teacher, None, 1.0, wanted=True, tiling=TILING)
+        found = triton_head.figures(figure, head, states, targets, teacher, None, 1.0, wanted=True)
         assert torch.isfinite(found.values).all()
         assert torch.isfinite(found.gradient).all()
 
 
-def test_token_figures_takes_the_kernels_where_they_are_supported(monkeypatch):
-    head, states, teacher, targets = given(torch.float32)
+@pytest.mark.parametrize(("dtype", "tiling"), [(torch.float32, "KEPT"), (torch.bfloat16, "HALF")], ids=str)
+def test_token_figures_takes_the_kernels_where_they_are_supported(dtype, tiling, monkeypatch):
+    head, states, teacher, targets = given(dtype)
     wide = Head(head.weight.double())
     x = states.double().requires_grad_()
     weights = torch.linspace(-1, 2, N, dtype=torch.float64, device=DEVICE)
     (expected,) = torch.autograd.grad((plain("total_variation", wide, x, targets, teacher.double()) * weights).sum(), x)
     asked = []
     monkeypatch.setattr(triton_head, "supported", lambda *a: asked.append(a) or True)
-    monkeypatch.setattr(triton_head, "SINGLE", TILING)
+    monkeypatch.setattr(triton_head, tiling, TILING)
     y = states.clone().requires_grad_()
     found = token_figures("total_variation", head, y, targets, teacher)
     (found.values * weights).sum().backward()
     assert asked
     assert not found.log_probs.requires_grad
-    assert torch.allclose(y.grad.double(), expected, atol=1e-5)
+    assert (y.grad - expected).norm() / expected.norm() < GRADIENT_WITHIN[dtype]
     with torch.no_grad():
         assert not token_figures("total_variation", head, y, targets, teacher).values.requires_grad
     assert token_figures("forward_kl", head, y[:0], targets[:0], teacher[:0]).values.shape == (0,)
