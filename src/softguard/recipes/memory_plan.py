@@ -29,8 +29,8 @@ CHARACTERS = 4
 """Of English text in a token."""
 SYSTEM_TURN, USER_TURN = 24, 8
 """Tokens of a chat template: those that all requests share, and those around the user's text."""
-PROGRAM_BYTES = 500 * 2**20
-"""What Python, PyTorch and transformers take before a model is there."""
+PROGRAM_BYTES = 600 * 2**20
+"""What Python, PyTorch and transformers take before a model is there, and what they make once at the first step."""
 _DRAFT_BYTES = 2
 """Of a number of the teacher's states, in bf16."""
 

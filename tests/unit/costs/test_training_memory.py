@@ -7,6 +7,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from softguard.costs import ModelShape, Rows, kept_bytes, sampling_bytes, step_bytes
+from softguard.costs.training_memory import HEAP
 from softguard.models import LanguageModel, response_states
 from tests.fakes import tiny_model
 
@@ -63,10 +64,10 @@ def step(shape: ModelShape = SHAPE, learned: int = 0, **settings: int) -> int:
 
 
 def test_a_step_adds_logits_and_what_learns():
-    kept, first = kept_bytes(SHAPE, Rows(3, 10, 5), 2), 3 * 100 * 4 * 6
-    assert step(learned=7) == kept + 30 * 100 * 4 * 6 + first + 7 * 16
-    assert step(chunk_logits=1000) == kept + 1000 * 4 * 6 + first
-    assert step(response_positions=0) == round(kept * 1.5) + first  # gradients of one of two layers
+    kept, first = HEAP * kept_bytes(SHAPE, Rows(3, 10, 5), 2), 3 * 100 * 4 * 6
+    assert step(learned=7) == round(kept + 30 * 100 * 4 * 6 + first + 7 * 16)
+    assert step(chunk_logits=1000) == round(kept + 1000 * 4 * 6 + first)
+    assert step(response_positions=0) == round(kept * 1.5 + first)  # gradients of one of two layers
 
 
 def test_logits_grow_with_the_vocabulary_only_up_to_a_chunk():
