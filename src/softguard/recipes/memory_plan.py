@@ -12,7 +12,6 @@ import torch
 
 from softguard.adapters import ADAPTERS, Fitted
 from softguard.costs import MEMORY_CONVENTION, ModelShape, Rows, sampling_bytes, step_bytes
-from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, SourceError
 from softguard.guards import guard_sources
 from softguard.models import read_config
@@ -71,40 +70,58 @@ def memory_plan(config: Config) -> MemoryPlan:
         CompatibilityError: its shape does not decide its cost.
     """
     config = on_this_machine(config)
-    shape, each = _shape(config.model.name), _item_bytes(config)
-    kind = config.adapter.kind
-    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
-    drafted, most = config.teacher.max_new_tokens, config.training.on_policy_tokens
-    answer = most if "on_policy" in objective.needs else min(drafted, objective.answer_tokens or drafted)
-    refusal = 0 if "on_policy" in objective.needs else len(config.teacher.refusal_text) // CHARACTERS
-    layout = dict(getattr(config.adapter, "layout", ()))
-    behind = layout.pop("after_user", 0)
-    front, learned = sum(layout.values()), (sum(layout.values()) + behind) * shape.width
-    given = [name for name in config.data.sets if name.partition(":")[0] in SHIPPED]
-    train = run_prompts(config.data.model_copy(update={"sets": tuple(given)}), None).train
-    prompt = _prompt_tokens(train or own_prompts("train"), config.training.batch_size)
-    rows = Rows(config.training.batch_size, prompt + behind + answer + refusal, SYSTEM_TURN + front)
-    others = [name for name in config.data.sets if name not in given]
-    limits = {name: int(name.partition(":")[2] or config.data.max_per_set) for name in others}
-    drafts = len(train) + config.training.drift_prompts + 3 * sum(limits.values())  # of each of three labels
-    step = step_bytes(
-        shape,
-        rows,
-        each,
-        learned=learned,
-        response_positions=rows.count * (answer + refusal),
-        chunk_logits=CHUNK_LOGITS,
-        fused=config.model.attention == "sdpa",
-    )
+    shape, each = ModelShape.from_config(read_config(resolve(config.model.name, offline=True))), _number_bytes(config)
+    given = tuple(name for name in config.data.sets if name.partition(":")[0] in SHIPPED)
+    train = run_prompts(config.data.model_copy(update={"sets": given}), None).train
+    prompts = [USER_TURN + len(r.prompt) // CHARACTERS for r in train or own_prompts("train")]
+    others = {name: int(name.partition(":")[2] or config.data.max_per_set) for name in config.data.sets if name not in given}
+    drafts = len(train) + config.training.drift_prompts + 3 * sum(others.values())  # a limit is on each of three labels
+    drafted = config.teacher.max_new_tokens
+    longest = fmean(sorted(prompts)[-SHARD_SIZE:])  # drafts are sampled in the order of their prompts' length
+    rows, responses = _step_rows(config, prompts)
     return MemoryPlan(
         base=shape.parameters * each,
         guard=_guard_bytes(config.teacher.guard, each),
         drafts=drafts * drafted * shape.width * _DRAFT_BYTES,
-        sampling=sampling_bytes(shape, Rows(SHARD_SIZE, prompt + drafted, SYSTEM_TURN), each),
-        step=0 if issubclass(ADAPTERS.get(kind), Fitted) else step,
+        sampling=sampling_bytes(shape, Rows(SHARD_SIZE, round(longest) + drafted, SYSTEM_TURN), each),
+        step=_step(config, shape, rows, responses),
         rows=rows,
-        uncounted=[name for name in others if not limits[name]],
+        uncounted=[name for name, limit in others.items() if not limit],
     )
+
+
+def _step_rows(config: Config, prompts: Sequence[int]) -> tuple[Rows, int]:
+    """Return what goes through the body in a step, and how many positions of it get logits; `prompts` are lengths in tokens."""
+    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
+    drafted = config.teacher.max_new_tokens
+    said = min(drafted, objective.answer_tokens or drafted) + len(config.teacher.refusal_text) // CHARACTERS
+    if "on_policy" in objective.needs:
+        said = config.training.on_policy_tokens
+    count = config.training.batch_size
+    prompt = fmean(prompts) + 2 * pstdev(prompts) / count**0.5  # few batches have a larger mean
+    behind, front = _virtual_tokens(config)
+    return Rows(count, round(prompt) + behind + said, SYSTEM_TURN + front), count * said
+
+
+def _step(config: Config, shape: ModelShape, rows: Rows, response_positions: int) -> int:
+    if issubclass(ADAPTERS.get(config.adapter.kind), Fitted):
+        return 0
+    return step_bytes(
+        shape,
+        rows,
+        _number_bytes(config),
+        learned=sum(_virtual_tokens(config)) * shape.width,
+        response_positions=response_positions,
+        chunk_logits=CHUNK_LOGITS,
+        fused=config.model.attention == "sdpa",
+    )
+
+
+def _virtual_tokens(config: Config) -> tuple[int, int]:
+    """Return how many virtual tokens stand behind the user's text, and how many before it, where all rows share them."""
+    layout = dict(getattr(config.adapter, "layout", ()))
+    behind = layout.pop("after_user", 0)
+    return behind, sum(layout.values())
 
 
 def memory_lines(config: Config) -> list[str]:
@@ -132,19 +149,9 @@ def memory_lines(config: Config) -> list[str]:
     ]
 
 
-def _shape(reference: str) -> ModelShape:
-    return ModelShape.from_config(read_config(resolve(reference, offline=True)))
-
-
-def _item_bytes(config: Config) -> int:
+def _number_bytes(config: Config) -> int:
     dtype: torch.dtype = getattr(torch, config.model.dtype)
     return dtype.itemsize
-
-
-def _prompt_tokens(rows: Sequence[PromptRow], batch_size: int) -> int:
-    """Return about how many tokens prompts have in a long batch: the mean and two standard errors of a batch's mean."""
-    tokens = [len(r.prompt) / CHARACTERS for r in rows]
-    return round(USER_TURN + fmean(tokens) + 2 * pstdev(tokens) / batch_size**0.5)
 
 
 def _guard_bytes(reference: str, number_bytes: int) -> int | None:
@@ -153,10 +160,14 @@ def _guard_bytes(reference: str, number_bytes: int) -> int | None:
     found = 0
     try:
         for source in guard_sources(reference):
-            found += encoders[source] if source in encoders else _shape(source).parameters * number_bytes
+            found += encoders[source] if source in encoders else _parameters(source) * number_bytes
     except (SourceError, CompatibilityError):
         return None
     return found
+
+
+def _parameters(reference: str) -> int:
+    return ModelShape.from_config(read_config(resolve(reference, offline=True))).parameters
 
 
 def _size(number: float) -> str:
