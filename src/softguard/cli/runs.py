@@ -38,7 +38,7 @@ def distill(
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=value over the file, repeatable.")] = None,
     data_dir: DataDir = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved config, what is learned and how many steps, and stop.")
+        bool, typer.Option("--dry-run", help="Print the resolved config, what is learned, steps and memory, about, and stop.")
     ] = False,
 ) -> None:
     """Distil the guarded system into a soft prompt."""
@@ -49,7 +49,10 @@ def distill(
     if dry_run:
         import tomli_w
 
-        print("".join(f"# {line}\n" for line in plan(chosen)) + tomli_w.dumps(resolved(on_this_machine(chosen))), end="")
+        from softguard.recipes.memory_plan import memory_lines
+
+        lines = [*plan(chosen), *memory_lines(chosen)]
+        print("".join(f"# {line}\n" for line in lines) + tomli_w.dumps(resolved(on_this_machine(chosen))), end="")
         return
     if out_dir is None:
         raise ConfigError("--out, a run directory", "none", "add --out runs/NAME, or --dry-run to see what would be done")

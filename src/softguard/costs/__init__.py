@@ -12,10 +12,12 @@ from softguard.costs.results import CONTEXTS, CostReport, SystemCosts, Timing, T
 from softguard.costs.runtime_results import RuntimeCell, RuntimeCosts, RuntimeSystem, SafeAnswer, Spread
 from softguard.costs.shape import ModelShape
 from softguard.costs.systems import Numbers, system_costs
+from softguard.costs.training_memory import MEMORY_CONVENTION, Rows, kept_bytes, sampling_bytes, step_bytes
 
 __all__ = [
     "CONTEXTS",
     "CONVENTION",
+    "MEMORY_CONVENTION",
     "Added",
     "CostReport",
     "Flops",
@@ -23,6 +25,7 @@ __all__ = [
     "ModelShape",
     "Numbers",
     "PaperComparison",
+    "Rows",
     "RuntimeCell",
     "RuntimeCosts",
     "RuntimeSystem",
@@ -32,7 +35,10 @@ __all__ = [
     "Timing",
     "TokenFlops",
     "compare_with_paper",
+    "kept_bytes",
     "pass_flops",
     "request_flops",
+    "sampling_bytes",
+    "step_bytes",
     "system_costs",
 ]

@@ -39,7 +39,7 @@ class GuardWork:
         """Return the work of a guard, None where it does not say enough."""
         known: Any = guard
         if getattr(guard, "num_parameters", None) == 0:
-            return cls(guard.name, ModelShape(0, 0, 0, 0, 0, (), 0), lambda prompt, answer: (), 0, keeps_cache=False)
+            return cls(guard.name, ModelShape(0, 0, 0, 0, 0, (), 0, 0), lambda prompt, answer: (), 0, keeps_cache=False)
         if not (hasattr(guard, "network") and hasattr(guard, "passes")):
             return None
         held = next(known.network.parameters()).element_size()

@@ -34,6 +34,7 @@ class ModelShape:
         key_width: width of all key heads of a layer together; values are as wide.
         windows: for each layer how many positions a token attends to at most, None without a limit.
         width: D, of an embedding.
+        heads: query heads of a layer.
     """
 
     parameters: int
@@ -43,6 +44,7 @@ class ModelShape:
     key_width: int
     windows: tuple[int | None, ...]
     width: int
+    heads: int
 
     @classmethod
     def of(cls, network: nn.Module) -> "ModelShape":
@@ -72,6 +74,7 @@ class ModelShape:
             key_width=key_heads * head_width,
             windows=layer_windows(config),
             width=config.hidden_size,
+            heads=heads,
         )
 
     @classmethod

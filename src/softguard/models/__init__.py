@@ -7,7 +7,7 @@ token k. Rendering, batching, sampling and scoring treat it as any id; only `Lan
 from softguard.models.chat import ChatRenderer, RenderedPrompt
 from softguard.models.hardware import fast_dtype, hardware_facts, processor_name
 from softguard.models.language_model import ControlToken, LanguageModel
-from softguard.models.loading import best_device, load_model
+from softguard.models.loading import best_device, load_model, read_config
 from softguard.models.sampling import Generation, sample
 from softguard.models.scoring import ResponseStates, block_states, next_token_logits, refusal_log_odds, response_states
 from softguard.models.shared_prefix import key_values
@@ -29,6 +29,7 @@ __all__ = [
     "load_model",
     "next_token_logits",
     "processor_name",
+    "read_config",
     "refusal_log_odds",
     "response_states",
     "sample",

@@ -70,6 +70,23 @@ def _check_head(lm: LanguageModel) -> None:
         raise CompatibilityError("a model whose logits are its head's, scaled or bounded at most", found, "choose another model")
 
 
+def read_config(source: Source) -> dict[str, Any]:
+    """Return the fields of a source's configuration, as in a `config.json`; no weights are read.
+
+    Raises:
+        SourceError: it has none that transformers knows.
+    """
+    made = cache_dir() / "dequantised" / source.sha256
+    packed = source.kind == "gguf" and not (made / "config.json").exists()
+    folder = source.path.parent if packed else made if source.kind == "gguf" else source.path
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, **({"gguf_file": source.path.name} if packed else {}), **_LOCAL)
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError("the configuration of a causal LM", str(error)[:200], "check the reference") from error
+    fields: dict[str, Any] = config.get_text_config().to_dict()
+    return fields
+
+
 def best_device() -> str:
     """Return CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():

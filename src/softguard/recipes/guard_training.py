@@ -82,9 +82,10 @@ def sample_answers(
     made_by = hashlib.sha256(f"{model}|{seed}".encode()).hexdigest()[:8]
     path = path.with_name(f"{path.stem}-{made_by}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines() if path.exists() else []
-    known = {(a.prompt, a.style): a for a in (SampledAnswer(**json.loads(x)) for x in lines if x.endswith("}"))}
-    missing = [r for r in requests if (r.prompt, r.style) not in known]
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = (SampledAnswer(**json.loads(x)) for x in lines if x.endswith("}\n"))  # a kill may leave the last one half written
+    known = {(a.prompt, a.style): a for a in whole}
+    missing = list({(r.prompt, r.style): r for r in requests if (r.prompt, r.style) not in known}.values())
     if missing:
         lm = load_model(model)
         renderer = ChatRenderer(lm.tokenizer)

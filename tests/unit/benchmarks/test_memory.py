@@ -3,6 +3,8 @@
 import pytest
 
 from benchmarks.speed import memory
+from softguard.costs import ModelShape, Rows, step_bytes
+from softguard.objectives.fused_head import CHUNK_LOGITS
 
 TINY = {"model": memory.TINY, "dtype": "fp32", "batch": 8, "tokens": 96, "response": 48, "virtual": 20}
 
@@ -20,6 +22,26 @@ def test_ours_does_not_grow_with_the_vocabulary_and_the_usual_loop_does():
     logits = 8 * (96 + 20) * 4 * (large - small) / 2**20  # of all positions, in float32
     assert above_loaded("usual", large) - above_loaded("usual", small) > 2 * logits
     assert above_loaded("softguard", large) - above_loaded("softguard", small) < logits / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tokens", "vocabulary"), [(96, 8_192), (384, 8_192), (96, 65_536)])
+def test_a_step_takes_what_is_counted_for_it(tokens, vocabulary):
+    case = memory.Case("softguard", vocabulary=vocabulary, **TINY | {"tokens": tokens})
+    found = memory.in_a_process_of_its_own(case)
+    if not found["reset"]:
+        pytest.skip("this kernel cannot set the high-water mark back")
+    shape = ModelShape.of(memory.load(case).network)
+    counted = step_bytes(
+        shape,
+        Rows(8, tokens - 1, 20),
+        4,
+        learned=20 * shape.width,
+        response_positions=8 * 48,
+        chunk_logits=CHUNK_LOGITS,
+    )
+    once = 70 * 2**20  # what PyTorch makes at its first step, whatever the model; a plan has it in `PROGRAM_BYTES`
+    assert found["peak"] - found["loaded"] == pytest.approx(counted + once, rel=0.2)
 
 
 def test_growth_is_from_the_smallest_to_the_largest():

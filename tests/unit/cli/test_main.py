@@ -75,6 +75,7 @@ def test_a_dry_run_needs_no_folder_and_says_what_would_be_learned(run):
     assert (config.training.steps, config.model.name, config.teacher.guard) == (7, "some 'odd' name", "keyword")
     assert out.startswith("# learns 32 virtual tokens")
     assert "\n# 7 steps of 16 prompts, 8 of them harmful" in out
+    assert "\n# its memory is not known until the model is fetched" in out
     code, _, err = run("distill")
     assert code == 2
     assert "--out" in err
