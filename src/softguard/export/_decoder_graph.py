@@ -5,8 +5,10 @@ is made here from the plain one, so that transformers' cache and mask code, whic
 Needs the extra `onnx` only when a graph is written.
 """
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,8 +121,7 @@ def write_graph(network: Any, shape: KeyValueShape, folder: Path) -> None:
     positions = torch.arange(before, before + length).expand(rows, -1).contiguous()
     text, seen, kept = {0: "batch", 1: "sequence"}, {0: "batch", 1: "total"}, {0: "batch", 2: "past"}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             torch.onnx.export(
                 DecoderGraph(network).eval(),
                 (ids, mask, positions, *past),
@@ -135,6 +136,20 @@ def write_graph(network: Any, shape: KeyValueShape, folder: Path) -> None:
     except torch.onnx.errors.OnnxExporterError as error:
         found = str(error).strip().splitlines()[0][:200]
         raise CompatibilityError("an architecture that PyTorch exports to ONNX", found, "export to gguf or hf-baked") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what PyTorch's exporter says of packages that it could use and of code of its own that is to change."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _additive(attention_mask: Tensor, length: int, total: int, window: int | None) -> Tensor:
