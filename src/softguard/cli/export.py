@@ -20,7 +20,7 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            "--to", help="Format: gguf, gguf-lora, gguf-control-vector, hf-baked, peft or vllm-embeds; see docs/exports.md."
+            "--to", help="Format: gguf, gguf-lora, gguf-control-vector, hf-baked, onnx, peft or vllm-embeds; see docs/exports.md."
         ),
     ] = "gguf",
     base: Annotated[

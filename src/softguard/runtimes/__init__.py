@@ -6,12 +6,14 @@ business of this room.
 
 from softguard.runtimes.embeds_script import EmbedsScript
 from softguard.runtimes.llama_server import LlamaServer, find_llama_server
+from softguard.runtimes.onnx_script import OnnxScript
 from softguard.runtimes.protocol import Runtime, RuntimeReply, TimedAnswer, TimedRuntime
 from softguard.runtimes.transformers_folder import TransformersFolder
 
 __all__ = [
     "EmbedsScript",
     "LlamaServer",
+    "OnnxScript",
     "Runtime",
     "RuntimeReply",
     "TimedAnswer",
