@@ -12,10 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -89,7 +86,7 @@ def processes() -> Processes:
     return Processes(state.process_index, state.num_processes)
 
 
-def _state() -> "PartialState":
+def _state() -> Any:
     import torch
     from accelerate import PartialState
 

@@ -26,7 +26,7 @@ from tests.fakes import KeywordGuard, tiny_model
 CONFIG = TrainingConfig(steps=5, batch_size=4, accumulation=4, learning_rate=0.05, validate_every=2, warmup_steps=1)
 PROMPTS = [f"zz{i}" for i in range(4)] + [f"aa{i}" for i in range(4)]
 ROWS = [
-    PromptRow(f"{split}-{label}{i}", f"{word} {split} {i}", label, source, split=split)
+    PromptRow(f"{split}-{source}-{label}{i}", f"{word} {split} {source} {i}", label, source, split=split)
     for split in ("train", "validation")
     for source in ("softguard", "other")
     for label, word in (("harmful", "zz"), ("look_alike", "zx"), ("benign", "aa"))
