@@ -207,9 +207,7 @@ def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report
         seed=parts.config.teacher.seed,
     )
     refusals = "preference" in OBJECTIVES.get(parts.config.objective.kind)(parts.config.objective).needs
-    cache = TeacherCache(
-        cache_dir() / "teacher", parts.teacher, settings, refusal_log_probs=refusals, ask_again=together.is_main
-    )
+    cache = TeacherCache(cache_dir() / "teacher", parts.teacher, settings, refusal_log_probs=refusals, ask_again=together.is_main)
     # Each source has shards of its own, so that runs that share a source share its drafts.
     by_source = [[r for r in rows if r.source == source] for source in sorted({r.source for r in rows})]
     if together.count > 1:

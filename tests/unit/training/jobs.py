@@ -129,7 +129,8 @@ def run_all(folder):
     job = Job(folder / f"drafts-{index}")
     tensors, histories, failures = {}, {}, {}
     tensors["whole"], histories["whole"] = job.train(folder / "whole")
-    failures["kill"] = failure(lambda: job.train(folder / "killed", objective=Stopping(3 * CONFIG.accumulation // processes().count)))
+    three_steps = 3 * CONFIG.accumulation // processes().count
+    failures["kill"] = failure(lambda: job.train(folder / "killed", objective=Stopping(three_steps)))
     tensors["killed"], histories["killed"] = job.train(folder / "killed")
     tensors["ppo"], histories["ppo"] = job.on_policy(folder / "ppo", "ppo")
     tensors["share"], histories["share"] = job.on_policy(folder / "share", "forward_kl", on_policy_fraction=0.1)
