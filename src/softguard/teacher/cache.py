@@ -218,7 +218,7 @@ class TeacherCache:
     def _verdicts(
         self, stem: Path, conversations: dict[str, Conversation], drafts: Sequence[dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
-        """Return the guard's verdicts by prompt key, judging drafts that have none or, if it is asked again, were left ungraded."""
+        """Return the guard's verdicts by prompt key, judging drafts that have none or, if asked again, were left ungraded."""
         path = stem.with_suffix(f".{self._guard}.json")
         verdicts: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
         done = {k for k, v in verdicts.items() if v["alpha"] is not None or not self._ask_again}

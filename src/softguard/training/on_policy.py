@@ -5,7 +5,8 @@ distillation objective gets `on_policy_fraction` of them (the idea of GKD): the 
 is then the target, as its answer to the base model's draft is otherwise.
 
 What is drawn at a step depends on (seed, step, place in the batch, prompt) alone, so that a run that was killed draws the same
-again, and processes that train together draw each its share of what one would. The guard and what it decides are seen through `Weigher`; no guard and no teacher is imported here.
+again, and processes that train together draw each its share of what one would. The guard and what it decides are seen through
+`Weigher`; no guard and no teacher is imported here.
 
 References:
     Agarwal et al. 2024, arXiv 2306.13649, algorithm 1 (GKD).
