@@ -29,9 +29,11 @@ class Stages:
     """One bar with time left for each stage; without a terminal, a line at its start and every ten seconds.
 
     Time left is foretold from what was done since the stage's first call: what a resumed stage finds done was not done now.
+    `shown` is False in all but one of several processes: their bars would write over each other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shown: bool = True) -> None:
+        self._silent = not shown
         self._bar = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(),
@@ -45,7 +47,7 @@ class Stages:
         self._tasks: dict[str, TaskID] = {}
         self._first: dict[str, tuple[float, int]] = {}
         self._last, self._shown = 0.0, ("", -1)
-        self._live = sys.stderr.isatty()
+        self._live = shown and sys.stderr.isatty()
 
     def __enter__(self) -> "Stages":
         quiet_libraries()
@@ -59,6 +61,8 @@ class Stages:
 
     def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         """Show that `done` of `total` of a stage are done."""
+        if self._silent:
+            return
         shown = " ".join(
             f"{k} {v:.3g}" for k, v in figures.items() if k in ("loss", "reward", "validation_auc", "validation_drift")
         )

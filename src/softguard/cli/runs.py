@@ -41,7 +41,12 @@ def distill(
         bool, typer.Option("--dry-run", help="Print the resolved config, what is learned, steps and memory, about, and stop.")
     ] = False,
 ) -> None:
-    """Distil the guarded system into a soft prompt."""
+    """Distil the guarded system into a soft prompt.
+
+    On several GPUs: accelerate launch --num_processes N -m softguard distill ...
+    with a training.accumulation that N divides (docs/many-gpus.md).
+    """
+    from softguard.core.processes import processes
     from softguard.recipes.config import load_config, on_this_machine, plan, resolved
 
     short = (("model.name", model), ("teacher.guard", guard))
@@ -58,10 +63,14 @@ def distill(
         raise ConfigError("--out, a run directory", "none", "add --out runs/NAME, or --dry-run to see what would be done")
     from softguard.recipes import distill as recipe
 
-    with Stages() as stages:
-        fetch_missing(stages, model=chosen.model.name, guard=chosen.teacher.guard)
+    together = processes()
+    with Stages(together.is_main) as stages:
+        with together.main_first():
+            fetch_missing(stages, model=chosen.model.name, guard=chosen.teacher.guard)
         recipe.distill(chosen, out_dir, data_dir, stages)
-    evaluate(out_dir)
+    together.leave()
+    if together.is_main:
+        evaluate(out_dir)
 
 
 def calibrate(

@@ -1,4 +1,7 @@
-"""`distill`: teacher -> soft prompt -> operating point, in a run directory that survives a kill at any moment."""
+"""`distill`: teacher -> soft prompt -> operating point, in a run directory that survives a kill at any moment.
+
+Processes that were launched together (`core.processes`) share the drafts and the forward passes; the main one does all else.
+"""
 
 import hashlib
 import json
@@ -16,6 +19,8 @@ import torch
 from softguard import __version__
 from softguard.adapters import ADAPTERS, Adapter, Fitted
 from softguard.core import Guard
+from softguard.core.processes import processes
+from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, DataError
 from softguard.guards import load_guard
@@ -28,7 +33,7 @@ from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
 from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, TeacherSettings, load_policy
-from softguard.training import Example, check_same_tokenizer, fit, train
+from softguard.training import Example, TrainingResult, check_same_tokenizer, check_shares, fit, train
 
 POLICY_FILE = "policy.toml"
 Report = Callable[[str, int, int, dict[str, float]], None]
@@ -99,22 +104,34 @@ def load_base(config: Config) -> LanguageModel:
 def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent) -> RunDir:
     """Make or finish the run at `out` and return it; stages that its manifest lists are not done again.
 
-    The folder is bound to the config once all parts are loaded and fit: a start that fails leaves it as it was.
+    The folder is bound to the config once all parts are loaded and fit: a start that fails leaves it as it was. Of several
+    processes the main one alone writes and reports.
+
+    Raises:
+        ConfigError: several processes that do not divide the passes of a step.
+        CompatibilityError: the folder holds another run; parts that do not go together.
+        DataError: prompts that a run could not train on or be validated with.
     """
-    config = on_this_machine(config)
+    together = processes()
+    report = report if together.is_main else _silent
+    config = together.from_main(partial(on_this_machine, config))
     run = RunDir.check(out, resolved(config))
-    if "train" in run.stages():
+    if together.from_main(lambda: "train" in run.stages()):
         return run
+    if not issubclass(ADAPTERS.get(config.adapter.kind), Fitted):
+        check_shares(config.training)
     torch.manual_seed(config.training.seed)
-    parts = load_parts(config, data_dir)
+    with together.main_first():
+        parts = load_parts(config, data_dir)
     adapter: Adapter = ADAPTERS.get(config.adapter.kind).create(config.adapter, parts.lm, config.training.seed)
     adapter.extend(parts.teacher.renderer.render(parts.prompts.train[0].conversation))  # raises where a slot is missing
     objective = OBJECTIVES.get(config.objective.kind)(config.objective)
     check_objective(objective, config, parts)
-    run = RunDir.create(out, resolved(config))
-    _bind(run, provenance(parts))
-    if config.teacher.policy:
-        run.write_text(POLICY_FILE, Path(config.teacher.policy).read_text(encoding="utf-8"))
+    if together.is_main:
+        run = RunDir.create(out, resolved(config))
+        _bind(run, provenance(parts))
+        if config.teacher.policy:
+            run.write_text(POLICY_FILE, Path(config.teacher.policy).read_text(encoding="utf-8"))
     started = time.perf_counter()
     teacher, rows = parts.teacher, parts.prompts
     told_apart = balanced(rows.validation, config.training.validation_prompts // 2, config.data.seed)
@@ -133,7 +150,8 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         report("training", step, steps, figures)
 
     if isinstance(adapter, Fitted):
-        result = fit(parts.lm, adapter, given, validation, refusal_ids, config.training, out, shown_step)
+        fitting = partial(fit, parts.lm, adapter, given, validation, refusal_ids, config.training, out, shown_step)
+        result = together.from_main(fitting)
     else:
         result = train(
             parts.lm,
@@ -148,38 +166,61 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
             teacher,
             lambda step, done, total: report(f"validation at step {step}", done, total, {}),
         )
-    adapter.save(out / "adapter", parts.lm)
-    student = ModelSystem("student", parts.lm, adapter=adapter, refusal_text=teacher.refusal_text)
-    scored = operating_point(student, rows.validation, config, lambda done, total: report("operating point", done, total, {}))
+    if together.is_main:
+        counted = {
+            "ungraded_drafts": len(rows.train) + len(answered) - len(train_examples) - len(drift_on),
+            "teacher_seconds": round(teacher_seconds, 1),
+        }
+        _finish(run, parts, adapter, result, counted, report)
+    together.wait()
+    return run
+
+
+def _finish(
+    run: RunDir, parts: Parts, adapter: Adapter, result: TrainingResult, counted: dict[str, float], report: Report
+) -> None:
+    """Write the trained adapter with its operating point, and end the stage."""
+    adapter.save(run.path / "adapter", parts.lm)
+    student = ModelSystem("student", parts.lm, adapter=adapter, refusal_text=parts.teacher.refusal_text)
     point = {
-        **scored,
+        **operating_point(student, parts.prompts.validation, parts.config, _within_stage(report, "operating point")),
         "num_parameters": adapter.num_parameters,
         "best_step": result.best_step,
         "validation": result.best.to_dict(),
-        "ungraded_drafts": len(rows.train) + len(answered) - len(train_examples) - len(drift_on),
-        "teacher_seconds": round(teacher_seconds, 1),
+        **counted,
         "training_seconds": round(result.seconds, 1),
     }
     run.write_text("operating_point.json", json.dumps(point, indent=2) + "\n")
     run.finish_stage("train")
-    return run
 
 
 def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report) -> list[tuple[Example, PromptRow]]:
-    """Return the rows with their teacher records, sampled or from the cache; ungraded rows are left out."""
+    """Return the rows with their teacher records, sampled or from the cache; ungraded rows are left out.
+
+    Of several processes each samples and judges its part of the shards. Then the main one asks the guard again of what it left
+    ungraded, and the others take what it was told: all must train on the same records.
+    """
+    together = processes()
     settings = TeacherSettings(
         max_new_tokens=parts.config.teacher.max_new_tokens,
         temperature=parts.config.teacher.temperature,
         seed=parts.config.teacher.seed,
     )
     refusals = "preference" in OBJECTIVES.get(parts.config.objective.kind)(parts.config.objective).needs
-    cache = TeacherCache(cache_dir() / "teacher", parts.teacher, settings, refusal_log_probs=refusals)
+    cache = TeacherCache(cache_dir() / "teacher", parts.teacher, settings, refusal_log_probs=refusals, ask_again=together.is_main)
     # Each source has shards of its own, so that runs that share a source share its drafts.
+    by_source = [[r for r in rows if r.source == source] for source in sorted({r.source for r in rows})]
+    if together.count > 1:
+        for number, part in enumerate(by_source):
+            first = (together.index + number) % together.count  # in turn, for the sets of a single shard
+            shown = _within_stage(report, f"{stage}, part 1 of {together.count} of set {number + 1}")
+            cache.fill([r.conversation for r in part], first, together.count, shown)
+        together.wait()
     records: list[TeacherRecord] = []
-    for source in sorted({r.source for r in rows}):
-        part = [r for r in rows if r.source == source]
-        progress = partial(_report_within, report, stage, len(records), len(rows))
-        records += cache.records([r.id for r in part], [r.conversation for r in part], progress)
+    with together.main_first():
+        for part in by_source:
+            progress = partial(_report_within, report, stage, len(records), len(rows))
+            records += cache.records([r.id for r in part], [r.conversation for r in part], progress)
     by_id = {r.id: r for r in rows}
     render = parts.teacher.renderer.render
     found = [(by_id[k.id], k) for k in records]
@@ -221,6 +262,10 @@ def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
     run.write_text("provenance.json", json.dumps(made_by, indent=2) + "\n")
 
 
+def _within_stage(report: Report, stage: str) -> Progress:
+    return lambda done, total: report(stage, done, total, {})
+
+
 def _report_within(report: Report, stage: str, before: int, total: int, done: int, _: int) -> None:
     report(stage, before + done, total, {})
 
@@ -236,7 +281,7 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "softguard": __version__,
         "versions": {p: version(p) for p in packages},
         "python": platform.python_version(),
-        "hardware": hardware_facts(parts.lm.device),
+        "hardware": {**hardware_facts(parts.lm.device), "processes": processes().count},
         "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
         **_policy_hash(parts.config),

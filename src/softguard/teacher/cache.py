@@ -3,7 +3,8 @@
 One idea: prompts are cut into shards in an order of their own, and a shard is found again by its very prompts: what is drawn
 depends on the model, the settings and the shard, never on what the cache held before, so that the same config gives the same
 drafts bit for bit (low-precision sampling does depend on which rows share a batch). Runs with the same prompts share drafts, and
-another guard judges the drafts that are there. The JSON of a shard is written last: a kill loses at most one shard.
+another guard judges the drafts that are there. The JSON of a shard is written last: a kill loses at most one shard, and
+processes may fill one cache together.
 
 Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.json` (drafts), `shard-NAME.GUARD.json`
 (verdicts), `shard-NAME.refusal-TEXT.json` (log p(y_r|x), where an objective asked for it).
@@ -54,6 +55,7 @@ class TeacherCache:
         max_ungraded: largest share of prompts that the guard may leave ungraded.
         shard_size: prompts sampled, judged and written together.
         refusal_log_probs: give the records log p(y_r|x) as well, a forward pass for each prompt.
+        ask_again: have the guard judge drafts that it left ungraded before.
     """
 
     def __init__(
@@ -64,9 +66,11 @@ class TeacherCache:
         max_ungraded: float = 0.01,
         shard_size: int = SHARD_SIZE,
         refusal_log_probs: bool = False,
+        ask_again: bool = True,
     ) -> None:
         self._system, self._settings = system, settings
         self._max_ungraded, self._shard_size, self._with_refusals = max_ungraded, shard_size, refusal_log_probs
+        self._ask_again = ask_again
         self._reasons: Counter[str] = Counter()
         made_by = {
             "schema": 3,
@@ -92,21 +96,42 @@ class TeacherCache:
             GuardError: more prompts are ungraded than allowed.
         """
         keys = [_digest(json.dumps(c.to_dicts())) for c in conversations]
+        records = self._of_shards(keys, conversations, progress)
+        return [replace(record, id=i) for i, k in zip(ids, keys, strict=True) if (record := records[k]) is not None]
+
+    def fill(self, conversations: Sequence[Conversation], index: int, of: int, progress: Progress | None = None) -> None:
+        """Sample and judge what the cache lacks of every `of`-th shard from the `index`-th on: one process's part of the work.
+
+        Raises:
+            GuardError: see `records`.
+        """
+        self._of_shards([_digest(json.dumps(c.to_dicts())) for c in conversations], conversations, progress, index, of)
+
+    def _of_shards(
+        self,
+        keys: Sequence[str],
+        conversations: Sequence[Conversation],
+        progress: Progress | None,
+        first: int = 0,
+        every: int = 1,
+    ) -> dict[str, TeacherRecord | None]:
+        """Return the records of every `every`-th shard by prompt key, None where ungraded."""
         by_key = dict(zip(keys, conversations, strict=True))
         # Prompts of like length share a shard, so that its batches are tight.
         order = sorted(by_key, key=lambda k: (len(by_key[k].prompt), k))
+        shards = [order[i : i + self._shard_size] for i in range(0, len(order), self._shard_size)][first::every]
+        done, total = 0, sum(len(shard) for shard in shards)
         records: dict[str, TeacherRecord | None] = {}
-        for start in range(0, len(order), self._shard_size):
+        for shard in shards:
             if progress:
-                progress(start, len(order))
-            shard = order[start : start + self._shard_size]
-            within = partial(_within, progress, start, len(order)) if progress else None
+                progress(done, total)
+            within = partial(_within, progress, done, total) if progress else None
             records |= self._shard(shard, [by_key[k] for k in shard], within)
             self._stop_where_ungraded(keys, records)
-        found = [replace(record, id=i) for i, k in zip(ids, keys, strict=True) if (record := records[k]) is not None]
+            done += len(shard)
         if progress:
-            progress(len(order), len(order))
-        return found
+            progress(total, total)
+        return records
 
     def _stop_where_ungraded(self, keys: Sequence[str], records: dict[str, TeacherRecord | None]) -> None:
         """Raise as soon as more drafts are ungraded than allowed of all: a guard that is gone must not cost the other drafts."""
@@ -193,10 +218,11 @@ class TeacherCache:
     def _verdicts(
         self, stem: Path, conversations: dict[str, Conversation], drafts: Sequence[dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
-        """Return the guard's verdicts by prompt key, judging drafts that have none or were left ungraded."""
+        """Return the guard's verdicts by prompt key, judging drafts that have none or, if asked again, were left ungraded."""
         path = stem.with_suffix(f".{self._guard}.json")
         verdicts: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-        lacking = {d["key"]: d["text"] for d in drafts if verdicts.get(d["key"], {}).get("alpha") is None}
+        done = {k for k, v in verdicts.items() if v["alpha"] is not None or not self._ask_again}
+        lacking = {d["key"]: d["text"] for d in drafts if d["key"] not in done}
         if lacking:
             judged = self._system.guard.judge([conversations[k].with_response(text) for k, text in lacking.items()])
             for key, v in zip(lacking, judged, strict=True):

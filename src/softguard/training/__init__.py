@@ -2,7 +2,7 @@
 
 from softguard.training.config import TrainingConfig
 from softguard.training.examples import Example
-from softguard.training.fitness import check_fit, check_same_tokenizer
+from softguard.training.fitness import check_fit, check_same_tokenizer, check_shares
 from softguard.training.fitting import fit
 from softguard.training.loop import TrainingResult, optimiser_step, train
 from softguard.training.on_policy import Weigher
@@ -14,6 +14,7 @@ __all__ = [
     "Weigher",
     "check_fit",
     "check_same_tokenizer",
+    "check_shares",
     "fit",
     "optimiser_step",
     "train",

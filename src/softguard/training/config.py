@@ -9,7 +9,7 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     steps: int = Field(150, gt=0, description="optimiser steps")
     batch_size: int = Field(16, gt=1, description="prompts in a step's forward pass")
-    accumulation: int = Field(1, gt=0, description="forward passes in a step")
+    accumulation: int = Field(1, gt=0, description="forward passes in a step; processes that train together share them")
     learning_rate: float = Field(0.015, gt=0, description="peak; soft prompts want far more than weights do")
     warmup_steps: int = Field(10, ge=0, description="linear rise, then cosine to a tenth")
     adam_epsilon: float = Field(1e-7, gt=0, description="the paper's")

@@ -1,9 +1,13 @@
 """Whether what a training run is given fits together: asked before any work is spent, and once."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 
-from softguard.errors import CompatibilityError, DataError
+import torch
+
+from softguard.core.processes import processes
+from softguard.errors import CompatibilityError, ConfigError, DataError
 from softguard.models import LanguageModel
 from softguard.objectives import Objective
 from softguard.training.config import TrainingConfig
@@ -19,7 +23,9 @@ def check_fit(
         DataError: no examples, or all of one kind; an alpha that is no probability.
         CompatibilityError: an objective that needs what the teacher does not give; a teacher of another model or tokenizer; a
             student that has to speak with nobody to judge it, or whose conversations are not known.
+        ConfigError: see `check_shares`.
     """
+    check_shares(config)
     if len({e.harmful for e in examples}) != 2:
         raise DataError("harmful and benign training prompts", f"{len(examples)} of one kind", "add the other kind")
     for e in examples:
@@ -32,6 +38,41 @@ def check_fit(
         raise CompatibilityError("a guard to judge the student's responses", "none", "give the guarded system as `weigher`")
     if (sampled or config.on_policy_fraction) and any(e.conversation is None for e in examples):
         raise CompatibilityError("examples with their conversations, which the guard reads", "none", "give Example.conversation")
+
+
+def check_shares(config: TrainingConfig) -> None:
+    """Raise where the processes of a job cannot share the forward passes of a step evenly.
+
+    Raises:
+        ConfigError: their number does not divide `accumulation`.
+    """
+    count = processes().count
+    if config.accumulation % count:
+        prompts = config.batch_size * config.accumulation
+        todo = f"set it to {count} with a smaller training.batch_size (a step has {prompts} prompts), or launch fewer processes"
+        raise ConfigError(f"training.accumulation that {count} processes divide", str(config.accumulation), todo)
+
+
+def check_same_everywhere(
+    examples: Sequence[Example], refusal_ids: Sequence[int], config: TrainingConfig, parameters: Sequence[torch.Tensor]
+) -> None:
+    """Raise where the processes of a job would not train the same W on the same data; each keeps a W of its own in step.
+
+    Raises:
+        CompatibilityError: drafts, settings or the W to start from differ.
+    """
+    if processes().count == 1:
+        return
+    told = hashlib.sha256(f"{config!r}{list(refusal_ids)}".encode())
+    for e in examples:
+        told.update(repr((e.prompt.ids, e.harmful, e.record.id, e.record.response_ids, e.record.alpha)).encode())
+    for parameter in parameters:
+        told.update(parameter.detach().cpu().float().numpy().tobytes())
+    first, *others = processes().gather([told.hexdigest()])
+    if differing := [str(i) for i, other in enumerate(others, 1) if other != first]:
+        found = f"another in process {', '.join(differing)}"
+        todo = "give the machines one SOFTGUARD_CACHE, the same prompt files and the same versions"
+        raise CompatibilityError("the same drafts, settings and initial W in all processes", found, todo)
 
 
 def _check_record(lm: LanguageModel, objective: Objective, example: Example) -> None:

@@ -1,4 +1,8 @@
-"""The loop: batches -> body -> objective -> Adam on the adapter, with validation, checkpoints and exact resume."""
+"""The loop: batches -> body -> objective -> Adam on the adapter, with validation, checkpoints and exact resume.
+
+Processes that were launched together (`core.processes`) share the forward passes of each step and nothing else: all see the same
+stream of batches and take the same step, so that W is what one process makes of it, to rounding.
+"""
 
 import json
 import math
@@ -15,14 +19,16 @@ import torch
 
 from softguard.adapters import Adapter
 from softguard.core.files import write_atomically
+from softguard.core.processes import processes
 from softguard.errors import TrainingError
 from softguard.models import LanguageModel, RenderedPrompt
 from softguard.objectives import Objective, ObjectiveInput
 from softguard.training.checkpoint import load_checkpoint, save_checkpoint
 from softguard.training.config import TrainingConfig
 from softguard.training.examples import Example, batches
-from softguard.training.fitness import check_fit
+from softguard.training.fitness import check_fit, check_same_everywhere
 from softguard.training.forward import objective_input
+from softguard.training.gradients import sum_gradients
 from softguard.training.on_policy import Drawn, OnPolicy, Weigher
 from softguard.training.validation import ValidationScore, validate
 
@@ -75,18 +81,19 @@ def train(
         refusal_ids: y_r with its turn end.
         config: the settings.
         folder: for `metrics.jsonl` and `checkpoints/`; a run that was killed goes on from there, bit for bit.
-        progress: called with (step, steps, latest figures).
+        progress: called with (step, steps, latest figures), in the main process.
         weigher: judges the student's own responses, where the objective or `on_policy_fraction` asks for them.
         validating: called with (step, prompts done, prompts) within a validation.
 
     Raises:
-        CompatibilityError, DataError: what is given does not fit together (`check_fit`); before anything is done.
+        CompatibilityError, ConfigError, DataError: what is given does not fit together (`check_fit`), or is not the same in all
+            processes; before anything is done.
         GuardError: a step whose responses the guard did not grade.
         TrainingError: a loss or gradient that is not finite, or a loss that `diverged`; the history is written and the last good
             checkpoint kept.
     """
     check_fit(lm, objective, examples, config, weigher)
-    fresh = None
+    together, fresh = processes(), None
     if weigher is not None and ("on_policy" in objective.needs or config.on_policy_fraction > 0):
         fresh = OnPolicy(lm, adapter, objective, weigher, config, refusal_ids)
     groups = [{"params": adapter.parameters()}, *(fresh.parameter_groups() if fresh else [])]
@@ -94,15 +101,16 @@ def train(
     optimiser = torch.optim.Adam(groups, lr=config.learning_rate, eps=config.adam_epsilon)
     latest, best_path = folder / "checkpoints" / "latest.safetensors", folder / "checkpoints" / "best.safetensors"
     state: dict[str, Any] = {"step": 0, "best": None, "history": [], "seconds": 0.0}
-    if latest.exists():
+    if together.from_main(latest.exists):
         state = load_checkpoint(latest, parameters, optimiser)
+    check_same_everywhere(examples, refusal_ids, config, parameters)
     stream = batches(examples, config.batch_size, config.harmful_share, config.seed)
     next(islice(stream, state["step"] * config.accumulation, state["step"] * config.accumulation), None)
     while state["step"] < config.steps:
         started = time.perf_counter()
         step = int(state["step"])
         rows = [[examples[i] for i in next(stream)] for _ in range(config.accumulation)]
-        drawn = fresh.draw(rows, step, state["history"]) if fresh else Drawn(rows, {})
+        drawn = fresh.draw(rows, step, state["history"]) if fresh else Drawn(together.share(rows), {})
         taken = [
             optimiser_step(lm, adapter, objective, drawn.batches, refusal_ids, config, optimiser, step, fresh)
             for _ in range(fresh.updates if fresh else 1)
@@ -112,13 +120,16 @@ def train(
         row: dict[str, Any] = {"step": step + 1, "seconds": seconds, **figures}
         state["history"].append(row)
         if fault := _fault(state["history"], "on_policy" not in objective.needs):
-            write_history(folder / "metrics.jsonl", state["history"])
+            if together.is_main:
+                write_history(folder / "metrics.jsonl", state["history"])
+            together.wait()  # the first to fail ends the others
             raise _error(fault, rows, step, (latest, best_path))
         validated = (step + 1) % config.validate_every == 0 or step + 1 == config.steps
         if validated:
             told = partial(validating, step + 1) if validating else None
             token = adapter.refusal(lm, refusal_ids)[0]
-            score = validate(lm, adapter, *validation, token, config.drift_weight, config.token_budget, told)
+            given = (*validation, token, config.drift_weight, config.token_budget, told)
+            score = together.from_main(partial(validate, lm, adapter, *given))
             row |= {f"validation_{k}": v for k, v in score.to_dict().items()}
         state["step"] = step + 1
         state["seconds"] += time.perf_counter() - started
@@ -129,8 +140,9 @@ def train(
                 state["best"] = {**score.to_dict(), "step": step + 1}
                 save_checkpoint(best_path, tensors, optimiser, state)
             save_checkpoint(latest, tensors, optimiser, state)
-            write_history(folder / "metrics.jsonl", state["history"])
-        if progress:
+            if together.is_main:
+                write_history(folder / "metrics.jsonl", state["history"])
+        if progress and together.is_main:
             progress(step + 1, config.steps, state["history"][-1])
     load_checkpoint(best_path, parameters, optimiser)
     best = dict(state["best"])
@@ -186,19 +198,25 @@ def optimiser_step(
     step: int,
     fresh: OnPolicy | None = None,
 ) -> dict[str, float]:
-    """Take one optimiser step and return its figures, each the mean over the passes that have it; none where not finite."""
+    """Take one optimiser step and return its figures, each the mean over the passes that have it; no step where not finite.
+
+    `batches_of_rows` are those of this process; gradient and figures are of all processes.
+    """
+    together = processes()
+    passes = sum(together.gather([len(batches_of_rows)]))
     optimiser.zero_grad(set_to_none=True)
     figures: list[dict[str, float]] = []
     for rows in batches_of_rows:
         batch = objective_input(lm, adapter, objective, rows, refusal_ids, config.token_budget)
         output = objective(fresh.complete(batch, rows) if fresh else batch)
-        torch.autograd.backward(output.loss / len(batches_of_rows))
+        torch.autograd.backward(output.loss / passes)
         figures.append({"loss": float(output.loss.detach()), **output.metrics, **nll_by_position(batch)})
+    sum_gradients([p for group in optimiser.param_groups for p in group["params"]])
     norm = float(torch.nn.utils.clip_grad_norm_(adapter.parameters(), config.gradient_clip))
     rate = learning_rate(config, step)
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)
-    means = _means(figures)
+    means = _means(together.gather(figures))
     if math.isfinite(norm) and math.isfinite(means["loss"]):
         optimiser.step()
     return {**means, "gradient_norm": norm, "learning_rate": rate}

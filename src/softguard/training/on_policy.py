@@ -5,7 +5,8 @@ distillation objective gets `on_policy_fraction` of them (the idea of GKD): the 
 is then the target, as its answer to the base model's draft is otherwise.
 
 What is drawn at a step depends on (seed, step, place in the batch, prompt) alone, so that a run that was killed draws the same
-again. The guard and what it decides are seen through `Weigher`; no guard and no teacher is imported here.
+again, and processes that train together draw each its share of what one would. The guard and what it decides are seen through
+`Weigher`; no guard and no teacher is imported here.
 
 References:
     Agarwal et al. 2024, arXiv 2306.13649, algorithm 1 (GKD).
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from softguard.adapters import Adapter
 from softguard.core import Conversation
+from softguard.core.processes import processes
 from softguard.errors import CompatibilityError, DataError, GuardError
 from softguard.models import ChatRenderer, Generation, LanguageModel, response_states, sample
 from softguard.objectives import Objective, ObjectiveInput, OnPolicyObjective, Samples, Sampling
@@ -41,7 +43,7 @@ class Weigher(Protocol):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A step's batches with what the student said in them, and figures for the log."""
+    """This process's batches of a step with what the student said in them, and figures of all processes for the log."""
 
     batches: list[list[Example]]
     figures: dict[str, float]
@@ -94,19 +96,22 @@ class OnPolicy:
         return [{"params": list(self._value_head.parameters()), "scale": rate / self._config.learning_rate}]
 
     def draw(self, batches: Sequence[Sequence[Example]], step: int, history: Sequence[Mapping[str, Any]]) -> Drawn:
-        """Return the batches of a step with the student's responses in them.
+        """Return this process's share of the batches of a step with the student's responses in them.
 
         Raises:
             GuardError: the guard graded none of the responses.
             DataError: a reward that is no probability.
         """
         examples = [e for batch in batches for e in batch]
-        chosen = self._chosen(len(examples), step)
-        if not chosen:
-            return Drawn([list(batch) for batch in batches], {})
+        everywhere = self._chosen(len(examples), step)
+        numbers = iter(range(len(examples)))
+        mine = processes().share([[next(numbers) for _ in batch] for batch in batches])
+        if not everywhere:
+            return Drawn([[examples[i] for i in batch] for batch in mine], {})
+        chosen = sorted({i for batch in mine for i in batch}.intersection(everywhere))
         spoken = self._speak([examples[i] for i in chosen], [f"on-policy:{step}:{i}:{examples[i].record.id}" for i in chosen])
         texts = [self._renderer.decode(g.ids) for g in spoken]
-        weighed = self._weigher.weigh([_conversation(examples[i]) for i in chosen], texts)
+        weighed = self._weigher.weigh([_conversation(examples[i]) for i in chosen], texts) if chosen else []
         for i, w in zip(chosen, weighed, strict=True):
             if w.ungraded is None and not 0 <= w.p_safe <= 1:  # also where it is NaN
                 raise DataError("a reward in [0, 1]", f"{w.p_safe} for {examples[i].record.id}", "correct the guard's score rule")
@@ -121,13 +126,12 @@ class OnPolicy:
             else:
                 fresh[i] = self._example(examples[i], generation, text, w, base)
         figures = self._figures(pairs, examples)
-        if self._rewarded and not any(fresh.values()):
-            raise GuardError("a graded response", f"none of {len(chosen)} at step {step + 1}", "check the guard")
+        if self._rewarded and figures["on_policy_ungraded"] == 1:
+            raise GuardError("a graded response", f"none of {len(everywhere)} at step {step + 1}", "check the guard")
         past = tuple(float(row["reward"]) for row in history) if self._rewarded else ()
         made = []
-        numbers = iter(range(len(examples)))
-        for batch in batches:
-            rows = [found for e in batch if (found := fresh.get(next(numbers), e)) is not None]
+        for batch in mine:
+            rows = [found for i in batch if (found := fresh.get(i, examples[i])) is not None]
             made.append(self._with_old(rows, past) if rows and self._rewarded else rows)
         return Drawn([rows for rows in made if rows], figures)
 
@@ -179,7 +183,7 @@ class OnPolicy:
 
         Where the student says a token that the base model lacks, it reads the refusal's first, which that stands for.
         """
-        if not self._objective.needs & {"dense", "reference", "preference"}:
+        if not spoken or not self._objective.needs & {"dense", "reference", "preference"}:
             return [_Known(None, None) for _ in spoken]
         known, stands_for = len(self._lm.embedding_weight), self._refusal_ids[0]
         prompts = [e.prompt.ids for e in examples]
@@ -235,12 +239,17 @@ class OnPolicy:
         return wide.new_zeros(len(states)) if self._value_head is None else self._value_head(wide).squeeze(1)
 
     def _figures(self, pairs: Sequence[tuple[int, Generation, str, Weighed]], examples: Sequence[Example]) -> dict[str, float]:
-        """Return what a step's responses were like."""
-        graded = [w.p_safe for _, _, _, w in pairs if w.ungraded is None]
+        """Return what a step's responses were like, in all processes."""
+        mine = [
+            (w.p_safe if w.ungraded is None else None, len(g.ids), self._declines(examples[i], t, g.truncated))
+            for i, g, t, w in pairs
+        ]
+        told = processes().gather(mine)
+        graded = [p_safe for p_safe, _, _ in told if p_safe is not None]
         figures = {
-            "on_policy_ungraded": 1 - len(graded) / len(pairs),
-            "on_policy_tokens": float(np.mean([len(g.ids) for _, g, _, _ in pairs])),
-            "on_policy_declined": float(np.mean([self._declines(examples[i], t, g.truncated) for i, g, t, _ in pairs])),
+            "on_policy_ungraded": 1 - len(graded) / len(told),
+            "on_policy_tokens": float(np.mean([n for _, n, _ in told])),
+            "on_policy_declined": float(np.mean([declined for _, _, declined in told])),
         }
         return {**figures, "reward": float(np.mean(graded))} if graded else figures
 
