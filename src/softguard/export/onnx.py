@@ -111,8 +111,9 @@ class OnnxExporter:
             },
             notes=(
                 "Checked in ONNX Runtime on the processor, by `ask.py`.",
-                "`genai_config.json` is for ONNX Runtime GenAI, where this file was not run. Give it the ids that `prompt_ids` of "
-                "`ask.py` makes: its own rendering of the chat template made others in a trial, and other ids are another model.",
+                "`genai_config.json` is for ONNX Runtime GenAI, where this file was not run. Give it the ids that `prompt_ids` "
+                "of `ask.py` makes: its own rendering of the chat template made others in a "
+                "trial, and other ids are another model.",
                 "Weights are float32. Quantised further (`onnxruntime.quantization`) it is another model: measure it again.",
                 "`ask.py` computes the virtual tokens with each request. An application keeps the keys and values that `step` "
                 "returns for them.",

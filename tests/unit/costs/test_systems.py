@@ -5,8 +5,12 @@ import pytest
 from softguard.costs import Added, GuardWork, ModelShape, Numbers, system_costs
 from softguard.costs.results import TokenFlops
 
-SHAPE = ModelShape(parameters=1000, body_weights=700, head_weights=200, query_width=8, key_width=4, windows=(None, 16), width=8, heads=2)
-GUARD = ModelShape(parameters=300, body_weights=100, head_weights=10, query_width=4, key_width=4, windows=(None,), width=4, heads=1)
+SHAPE = ModelShape(
+    parameters=1000, body_weights=700, head_weights=200, query_width=8, key_width=4, windows=(None, 16), width=8, heads=2
+)
+GUARD = ModelShape(
+    parameters=300, body_weights=100, head_weights=10, query_width=4, key_width=4, windows=(None,), width=4, heads=1
+)
 
 
 def rows(guard=None):
