@@ -50,7 +50,8 @@ def kept_bytes(shape: ModelShape, rows: Rows, weight_bytes: int, *, fused: bool 
         shape: of the model.
         rows: what goes through it.
         weight_bytes: of a number as weights and activations are held.
-        fused: an attention kernel that keeps no attention weights, but keys and values for every query head, and its output.
+        fused: an attention kernel that keeps no attention weights, but keys and values for every query head, its output, and
+            the mask.
     """
     layers, query, key = len(shape.windows), shape.query_width, shape.key_width
     keys = rows.shared + rows.positions
@@ -63,7 +64,8 @@ def kept_bytes(shape: ModelShape, rows: Rows, weight_bytes: int, *, fused: bool 
         score = shape.heads * (_FLOAT32 + (weight_bytes if weight_bytes != _FLOAT32 else 0))
     own = rows.count * (rows.positions * (each + score * keys) + keys * held)
     once = rows.shared * (each + score * rows.shared + held)
-    return round(layers * (own + once))
+    mask = rows.count * rows.positions * keys * weight_bytes if fused else 0  # one for all layers
+    return round(layers * (own + once) + mask)
 
 
 def step_bytes(

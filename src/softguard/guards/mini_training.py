@@ -153,7 +153,8 @@ def _fit(
     batches = [b for epoch in range(settings.epochs) for b in _batches([len(e.ids) for e, _ in rows], settings, epoch)]
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=len(batches), pct_start=0.1)
+    rise = 0.2 if len(batches) == 10 else 0.1  # PyTorch divides by the steps of the rise less one
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=len(batches), pct_start=rise)
     fast = torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype("cpu") is torch.bfloat16)
     network.train()
     network.encoder.eval()  # no dropout in the backbone: its masks took a seventh of a step, and two epochs overfit little

@@ -52,7 +52,7 @@ def test_the_card_of_the_committed_run_is_read_by_the_hub_and_true_to_it():
     assert told["refusal_auc"].metric_value == own["refusal_auc"].value
     assert told["refusal_auc"].metric_args["low_95"] == own["refusal_auc"].low
     assert "| softguard\\_pairs | 970 | Apache-2.0 |" in text
-    assert "0.646 (0.566–0.723)" in text
+    assert "0.752 (0.674–0.828)" in text
     assert "no attacks" in text.partition("## Limits")[2]
 
 
