@@ -12,12 +12,12 @@ from softguard.costs.shape import ModelShape
 MEMORY_CONVENTION = (
     "Counted from the model's shape, about: for each position and layer the inputs of two norms in float32, queries, keys, "
     "values and three tensors of a gated feed-forward layer in the weights' type, and attention weights in float32 and that"
-    " type; one chunk of logits; and a third more, measured, for gaps in the heap. Prompts are taken at four characters a "
+    " type; one chunk of logits; and a third more, fitted to three measured steps. Prompts are taken at four characters a "
     "token, all of them with answer and refusal. Not counted: copies while weights are loaded or a GGUF file is "
     "dequantised, and evaluation after training."
 )
 HEAP = 1.35
-"""What the heap holds over what is alive in it, where tensors of several sizes come and go: measured with glibc on a CPU."""
+"""What a process took over what is counted as alive: fitted to three steps in float32 (glibc, CPU; dev/LOG.md)."""
 _FLOAT32 = 4
 _CHUNK_BUFFERS = 6
 """Tensors of the size of a chunk of logits that head and divergence work with (`objectives.fused_head`)."""
