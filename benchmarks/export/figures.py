@@ -22,7 +22,7 @@ from softguard.export.gguf_file import GGUFFile, NewTensor, write_gguf
 from softguard.export.quantised import decode, encode
 from softguard.recipes import export_checks as checks
 from softguard.recipes.distill import load_run
-from softguard.recipes.export import Base, ExportSettings, export_student, find_base
+from softguard.recipes.export import Base, ExportSettings, export_student, find_base, fit
 from softguard.recipes.prompts import own_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runtimes import LlamaServer, find_llama_server
@@ -65,6 +65,7 @@ def main() -> None:
     student, own = loaded.student(), find_base(loaded.config.model.name, None)
     assert own is not None
     near = borderline(student, own_prompts("test"), options.borderline)
+    fitted = fit(student, options.positions, report)
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.bases:
         with tempfile.TemporaryDirectory() as folder:
@@ -73,11 +74,11 @@ def main() -> None:
             if name != "own":
                 path = requantised(own.path, Type[name], work / f"{name}.gguf")
                 base = Base(path, file_sha256(path), False)
-            settings = ExportSettings(options.positions if name == options.bases[0] else 5_000, options.prompts)
+            settings = ExportSettings(options.positions, options.prompts)
             exporter = EXPORTERS.get("gguf")()
-            figures = export_student(exporter, "gguf", student, base, work / "out", settings, report, options.run.name)
+            figures = export_student(exporter, "gguf", student, base, work / "out", settings, report, options.run.name, fitted)
             with LlamaServer(work / "out" / figures["facts"]["file"], find_llama_server()) as server:
-                figures["borderline"] = checks.check_answers(server, checks.Reference(student, None, None), near, report)
+                figures["borderline"] = checks.check_answers(server, checks.Reference(student), near, report)
         found[f"{options.run.name}/{name}"] = figures
         write_atomically(options.out, json.dumps(found, indent=1) + "\n")
         print(name, figures["answers"]["agreement"], figures["borderline"]["kappa"], flush=True)

@@ -14,9 +14,9 @@ from softguard.errors import CompatibilityError
 from softguard.export.chat_template import bake_template, check_template
 from softguard.export.gguf_baking import EMBEDDING, HEAD, bake_metadata, bake_tensors, check_tables, check_weights
 from softguard.export.gguf_file import GGUFFile, write_gguf
-from softguard.export.head import HeadRows
 from softguard.export.protocol import EXPORTERS, Exported, StudentModel
 from softguard.export.quantised import Floats
+from softguard.export.refusal_entry import BakedRows
 from softguard.models import ChatRenderer
 from softguard.runtimes import LlamaServer, find_llama_server
 
@@ -42,14 +42,16 @@ class GGUFExporter:
         check_embeddings(file, student)
         _template(student)
 
-    def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
+    def write(self, student: StudentModel, rows: BakedRows | None, folder: Path) -> Exported:
         """See `Exporter.write`."""
         assert rows is not None
         file = open_base(student)
         assert student.base is not None
-        shift = rows.refusal_shift.cpu().numpy()
-        baked = bake_tensors(file, input_rows(student), rows.silent.cpu().numpy(), student.refusal_token, shift)
-        metadata = bake_metadata(file, student.names, _template(student), student.base_sha256)
+        entry = rows.refusal
+        decision = None if entry is None else entry.head.cpu().numpy()
+        baked = bake_tensors(file, input_rows(student, rows), rows.silent.cpu().numpy(), decision)
+        refusal = None if entry is None else student.refusal_entry
+        metadata = bake_metadata(file, student.names, refusal, _template(student), student.base_sha256)
         target = folder / f"{student.title}.gguf"
         write_gguf(target, metadata, baked.tensors, file.alignment)
         (folder / "Modelfile").write_text(_modelfile(student, target.name), encoding="utf-8")
@@ -67,7 +69,7 @@ class GGUFExporter:
                 "growth": after / before - 1,
                 "head_was_tied": HEAD not in file.tensors,
                 "types": kinds,
-                "stored_rows": {"silent": baked.silent, "refusal": baked.refusal_row},
+                "stored_rows": baked.stored,
             },
             notes=(
                 "The Modelfile for Ollama was written, not run.",
@@ -80,8 +82,10 @@ class GGUFExporter:
         )
 
 
-def input_rows(student: StudentModel) -> Floats:
-    """Return the rows of the embedding table that come out of the embedding layer as the virtual tokens, P x D.
+def input_rows(student: StudentModel, rows: BakedRows) -> Floats:
+    """Return the rows of the embedding table that come out of the embedding layer as what is baked.
+
+    P x D of the virtual tokens and, where there is one, a row more for the refusal's entry.
 
     Gemma's layer scales its rows by sqrt(D), and a runtime that loads the file does so too.
     """
@@ -89,7 +93,8 @@ def input_rows(student: StudentModel) -> Floats:
     plain = student.lm.embedding_weight[probe].float()
     scale = float((student.lm.embed(probe[None])[0].float() * plain).sum() / plain.square().sum())
     scale = 1.0 if math.isclose(scale, 1.0, rel_tol=1e-3) else scale
-    found: Floats = (student.virtual_tokens.detach().float().cpu() / scale).numpy()
+    wanted = [student.virtual_tokens] if rows.refusal is None else [student.virtual_tokens, rows.refusal.embedding[None]]
+    found: Floats = (torch.cat([w.detach().float().cpu() for w in wanted]) / scale).numpy()
     return found
 
 

@@ -1,4 +1,5 @@
-"""Virtual tokens in a GGUF file: its tokenizer's tables longer by their names, its embedding table and head by their rows.
+"""New vocabulary in a GGUF file: its tokenizer's tables longer by virtual tokens and the refusal's entry, its embedding table and
+head by their rows.
 
 What is not named here is copied byte for byte. Pure functions of an open file; nothing is written.
 """
@@ -15,18 +16,17 @@ from softguard.export.quantised import PRECISE, Floats, as_stored, decode, encod
 
 EMBEDDING, HEAD, HEAD_BIAS = "token_embd.weight", "output.weight", "output.bias"
 TOKENS, TYPES, SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
-CONTROL = 3
-"""llama.cpp's type of a token that is parsed as one and never shown."""
+NORMAL, CONTROL = 1, 3
+"""llama.cpp's types: of a token whose text is shown and made by merges alone; of one that is parsed as one and never shown."""
 _OTHER_BASE = "name the GGUF of this run's base model with --base"
 
 
 @dataclass(frozen=True)
 class BakedTensors:
-    """All tensors of the new file, and the silent row and S's row as that file stores them."""
+    """All tensors of the new file, and the new head rows as that file stores them: `silent`, and `refusal` where there is one."""
 
     tensors: tuple[NewTensor, ...]
-    silent: Floats
-    refusal_row: Floats
+    stored: dict[str, Floats]
 
 
 def check_tables(file: GGUFFile, tokens: list[str], width: int) -> None:
@@ -72,16 +72,29 @@ def check_weights(file: GGUFFile, rows: np.ndarray, embeddings: Floats, least: f
         raise CompatibilityError("the embeddings of the run's base model", f"others (cosine {cosine:.3f})", _OTHER_BASE)
 
 
-def bake_metadata(file: GGUFFile, names: tuple[str, ...], template: str, base_sha256: str) -> dict[str, Value]:
-    """Return the metadata of the new file: tables extended, template replaced, BOS left to the template."""
+def bake_metadata(
+    file: GGUFFile, names: tuple[str, ...], refusal: str | None, template: str, base_sha256: str
+) -> dict[str, Value]:
+    """Return the metadata of the new file: tables extended, template replaced, BOS left to the template.
+
+    Args:
+        file: the base.
+        names: of the virtual tokens.
+        refusal: the refusal's entry as the vocabulary writes it, None where there is none.
+        template: the chat template.
+        base_sha256: recorded in the file.
+    """
+    texts, kinds = list(names), [CONTROL] * len(names)
+    if refusal is not None:
+        texts, kinds = [*texts, refusal], [*kinds, NORMAL]
     metadata = {k: v for k, v in file.metadata.items() if not k.startswith("tokenizer.chat_template")}
-    metadata[TOKENS] = _extended(file, TOKENS, list(names))
-    metadata[TYPES] = _extended(file, TYPES, [CONTROL] * len(names))
+    metadata[TOKENS] = _extended(file, TOKENS, texts)
+    metadata[TYPES] = _extended(file, TYPES, kinds)
     if SCORES in metadata:
-        metadata[SCORES] = _extended(file, SCORES, [0.0] * len(names))
+        metadata[SCORES] = _extended(file, SCORES, [0.0] * len(texts))
     size_key = f"{file.scalar('general.architecture')}.vocab_size"
     if size_key in metadata:
-        metadata[size_key] = Value.number(metadata[size_key].type, len(file.items(TOKENS)) + len(names))
+        metadata[size_key] = Value.number(metadata[size_key].type, len(file.items(TOKENS)) + len(texts))
     metadata["tokenizer.chat_template"] = Value.text(template)
     # Training renders BOS where the template writes it and nowhere else: a runtime that put one in front would move every token.
     metadata["tokenizer.ggml.add_bos_token"] = Value.number(ValueType.BOOL, False)
@@ -90,8 +103,14 @@ def bake_metadata(file: GGUFFile, names: tuple[str, ...], template: str, base_sh
     return metadata
 
 
-def bake_tensors(file: GGUFFile, virtual: Floats, silent: Floats, refusal_token: int, shift: Floats) -> BakedTensors:
+def bake_tensors(file: GGUFFile, inputs: Floats, silent: Floats, refusal: Floats | None) -> BakedTensors:
     """Return the tensors of the new file. A tied head becomes a tensor of its own, a copy of the embedding table as it was.
+
+    Args:
+        file: the base.
+        inputs: rows of the embedding table for the virtual tokens and, last, for the refusal's entry where there is one.
+        silent: the head row of a virtual token.
+        refusal: the head row of the refusal's entry, or None.
 
     The embedding table keeps its type where that is precise enough for rows that were trained (`PRECISE`), else it becomes Q8_0:
     a row of 4 or 6 bits would not be the row that was learnt. The head keeps its type: nothing there needs precision.
@@ -99,22 +118,19 @@ def bake_tensors(file: GGUFFile, virtual: Floats, silent: Floats, refusal_token:
     embedding = _appendable(file, EMBEDDING, PRECISE)
     tied = HEAD not in file.tensors
     head = _appendable(file, EMBEDDING if tied else HEAD, None)
-    row = head.decode(refusal_token) + shift
-    parts = (
-        head.raw[:refusal_token],
-        encode(row[None], head.type),
-        head.raw[refusal_token + 1 :],
-        encode(np.tile(silent, (len(virtual), 1)), head.type),
-    )
-    rows = file.tensors[EMBEDDING].shape[1] + len(virtual)
+    last = {} if refusal is None else {"refusal": refusal}
+    silents = np.tile(silent, (len(inputs) - len(last), 1))
+    outputs = np.concatenate([silents, *(row[None] for row in last.values())])
+    rows = file.tensors[EMBEDDING].shape[1] + len(inputs)
     shape = (file.tensors[EMBEDDING].shape[0], rows)
     made = {
-        EMBEDDING: NewTensor(EMBEDDING, shape, embedding.type, (embedding.raw, encode(virtual, embedding.type))),
-        HEAD: NewTensor(HEAD, shape, head.type, parts),
+        EMBEDDING: NewTensor(EMBEDDING, shape, embedding.type, (embedding.raw, encode(inputs, embedding.type))),
+        HEAD: NewTensor(HEAD, shape, head.type, (head.raw, encode(outputs, head.type))),
     }
     tensors = [made.pop(t.name) if t.name in made else _copied(file, t) for t in file.tensors.values()]
     tensors += made.values()
-    return BakedTensors(tuple(tensors), as_stored(silent[None], head.type)[0], as_stored(row[None], head.type)[0])
+    stored = {name: as_stored(row[None], head.type)[0] for name, row in ({"silent": silent} | last).items()}
+    return BakedTensors(tuple(tensors), stored)
 
 
 @dataclass(frozen=True)
@@ -123,20 +139,14 @@ class _Table:
 
     raw: np.ndarray
     type: Type
-    file: GGUFFile
-    name: str
-
-    def decode(self, row: int) -> Floats:
-        found: Floats = decode(self.file, self.name, slice(row, row + 1))[0]
-        return found
 
 
 def _appendable(file: GGUFFile, name: str, kinds: tuple[Type, ...] | None) -> _Table:
     kind = file.tensors[name].type
     if kind in kinds if kinds else encodable(kind):
-        return _Table(file.data(name), kind, file, name)
+        return _Table(file.data(name), kind)
     wanted = Type.Q8_0 if file.tensors[name].shape[0] % 32 == 0 else Type.F16
-    return _Table(encode(decode(file, name), wanted), wanted, file, name)
+    return _Table(encode(decode(file, name), wanted), wanted)
 
 
 def _copied(file: GGUFFile, tensor: Tensor) -> NewTensor:

@@ -22,8 +22,8 @@ import numpy as np
 from softguard.adapters import Direction
 from softguard.errors import CompatibilityError
 from softguard.export.gguf_beside import ARCHITECTURE, checked_base, exported
-from softguard.export.head import HeadRows
 from softguard.export.protocol import EXPORTERS, Exported, StudentModel
+from softguard.export.refusal_entry import BakedRows
 
 _KIND = "controlvector"
 
@@ -48,7 +48,7 @@ class GGUFControlVectorExporter:
             todo = "name the GGUF of this run's base model with --base"
             raise CompatibilityError(f"a base of more than {layer} blocks", str(depth), todo)
 
-    def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
+    def write(self, student: StudentModel, rows: BakedRows | None, folder: Path) -> Exported:
         """See `Exporter.write`."""
         file, direction = checked_base(student), _direction(student)
         target = folder / f"{student.title}.control-vector.gguf"

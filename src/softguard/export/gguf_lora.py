@@ -27,9 +27,9 @@ from softguard.adapters import Lora
 from softguard.errors import CompatibilityError
 from softguard.export.gguf_beside import ARCHITECTURE, checked_base, exported
 from softguard.export.gguf_file import GGUFFile
-from softguard.export.head import HeadRows
 from softguard.export.protocol import EXPORTERS, Exported, StudentModel
 from softguard.export.quantised import Floats, decode
+from softguard.export.refusal_entry import BakedRows
 
 _CHECKED_ROWS, _SAME = 64, 0.98
 _OTHER_BASE = "name the GGUF of this run's base model with --base"
@@ -48,7 +48,7 @@ class GGUFLoraExporter:
         """See `Exporter.check`."""
         _places(student, checked_base(student))
 
-    def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
+    def write(self, student: StudentModel, rows: BakedRows | None, folder: Path) -> Exported:
         """See `Exporter.write`."""
         file, config = checked_base(student), _lora(student).config
         target = folder / f"{student.title}.lora.gguf"

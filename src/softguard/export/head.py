@@ -1,8 +1,4 @@
-"""The rows of an output head that an export adds or changes. Pure functions of final states and the head.
-
-Two things are put into a head. Virtual tokens get a row that no state can make the likeliest; the refusal's first token S gets
-its row shifted, so that greedy decoding refuses where the student's operating point says so.
-"""
+"""The head row of virtual tokens: no state makes them the likeliest. Pure functions of final states and the head."""
 
 from dataclasses import dataclass
 
@@ -14,44 +10,7 @@ from softguard.errors import CompatibilityError
 
 MARGINS_NATS = (0.0, 10.0, 20.0, 40.0)
 """How far below the mean logit a virtual token's may be put, at a state of the mean length along the mean direction."""
-_NEAR, _ELSEWHERE, _RIDGE = 3.0, 0.05, 1e-3
 _ROWS_AT_ONCE = 1024
-
-
-@dataclass(frozen=True)
-class HeadRows:
-    """What is baked: `silent`, D, the row of every virtual token; `refusal_shift`, D, what is added to the row of S."""
-
-    silent: Tensor
-    refusal_shift: Tensor
-
-
-@dataclass(frozen=True)
-class FirstPositions:
-    """The first answer position of N prompts.
-
-    Attributes:
-        states: N x D, final states.
-        log_odds: N, s, of the refusal's first token.
-        gap: N, log-sum-exp of the other tokens' logits minus the largest of them.
-    """
-
-    states: Tensor
-    log_odds: Tensor
-    gap: Tensor
-
-    @classmethod
-    def of(cls, states: Tensor, head: Head, refusal_token: int) -> "FirstPositions":
-        """Return what is known at these states."""
-        odds, gaps = [], []
-        for part in torch.split(states, _ROWS_AT_ONCE):
-            logits = head.logits(part.to(head.weight.dtype))
-            own = logits[:, refusal_token].clone()
-            logits[:, refusal_token] = -torch.inf
-            total = logits.logsumexp(-1)
-            odds.append(own - total)
-            gaps.append(total - logits.amax(-1))
-        return cls(states, torch.cat(odds), torch.cat(gaps))
 
 
 def silent_row(head: Head, states: Tensor) -> Tensor:
@@ -82,31 +41,6 @@ def silent_row(head: Head, states: Tensor) -> Tensor:
 
     margin = min(MARGINS_NATS, key=gap)
     return mean_row - margin / head.scale * unit
-
-
-def refusal_shift(first: FirstPositions, elsewhere: Tensor, threshold: float, scale: float = 1.0) -> Tensor:
-    """Return what to add to the row of S, so that S is the likeliest first token iff s > b, and hardly changes elsewhere.
-
-    With s = z_S - lse(others) and g = lse(others) - max(others), S is the likeliest iff s + g > 0. So S needs the shift
-    -(b + g) at the first position and none at any other. g differs from prompt to prompt: a constant would misjudge prompts near
-    b. A shift of the row is linear in the state, so it is fitted by ridge regression, prompts near b weighing most. This is the
-    scalar of decision 0008 made part of the weights.
-
-    Args:
-        first: the first answer positions of prompts of training and validation.
-        elsewhere: M x D, states of other positions, where the shift should vanish.
-        threshold: b, nats.
-        scale: the head's factor on logits.
-    """
-    near = torch.exp(-0.5 * ((first.log_odds - threshold) / _NEAR).square()) + 0.02
-    other = torch.full((len(elsewhere),), _ELSEWHERE * float(near.sum()) / max(1, len(elsewhere)))
-    states = torch.cat([first.states, elsewhere]).double()
-    weight = torch.cat([near.cpu(), other]).to(states)
-    wanted = torch.cat([-(first.gap + threshold), first.gap.new_zeros(len(elsewhere))]).double() / scale
-    gram = states.T @ (states * weight[:, None])
-    ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    solution: Tensor = torch.linalg.solve(gram + ridge, states.T @ (weight * wanted))
-    return solution.float()
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from softguard.export.baked import baked_network, baked_tokenizer, check_bakeable, first_baked_id
-from softguard.export.head import HeadRows
 from softguard.export.protocol import EXPORTERS, Exported, StudentModel, transformers_tolerance
+from softguard.export.refusal_entry import BakedRows
 from softguard.runtimes import TransformersFolder
 
 
@@ -20,12 +20,12 @@ class HFBakedExporter:
         """See `Exporter.check`."""
         check_bakeable(student)
 
-    def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
+    def write(self, student: StudentModel, rows: BakedRows | None, folder: Path) -> Exported:
         """See `Exporter.write`."""
         assert rows is not None
         lm = student.lm
         baked_network(student, rows).save_pretrained(folder)
-        baked_tokenizer(student).save_pretrained(folder)
+        baked_tokenizer(student, rows).save_pretrained(folder)
         return Exported(
             command="vllm serve .    # or transformers: AutoModelForCausalLM.from_pretrained('.')",
             facts={

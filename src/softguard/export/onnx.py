@@ -10,8 +10,8 @@ from typing import Any
 
 from softguard.export import _decoder_graph as graph
 from softguard.export.baked import baked_network, baked_tokenizer, check_bakeable, first_baked_id
-from softguard.export.head import HeadRows
 from softguard.export.protocol import EXPORTERS, Exported, StudentModel, transformers_tolerance
+from softguard.export.refusal_entry import BakedRows
 from softguard.runtimes import OnnxScript
 
 _SCRIPT = '''\
@@ -91,15 +91,17 @@ class OnnxExporter:
         check_bakeable(student)
         graph.key_value_shape(student.lm.network)
 
-    def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
+    def write(self, student: StudentModel, rows: BakedRows | None, folder: Path) -> Exported:
         """See `Exporter.write`."""
         assert rows is not None
         lm = student.lm
         shape = graph.key_value_shape(lm.network)
         # ONNX Runtime's kernels for the processor are float32's: bf16 has few.
         graph.write_graph(baked_network(student, rows).float(), shape, folder)
-        baked_tokenizer(student).save_pretrained(folder)
-        (folder / "genai_config.json").write_text(json.dumps(_genai_config(student, shape), indent=2) + "\n", encoding="utf-8")
+        baked_tokenizer(student, rows).save_pretrained(folder)
+        (folder / "genai_config.json").write_text(
+            json.dumps(_genai_config(student, shape, rows), indent=2) + "\n", encoding="utf-8"
+        )
         (folder / "ask.py").write_text(_SCRIPT, encoding="utf-8")
         return Exported(
             command="python ask.py 'What is a tree?'",
@@ -124,7 +126,7 @@ class OnnxExporter:
         )
 
 
-def _genai_config(student: StudentModel, shape: graph.KeyValueShape) -> dict[str, Any]:
+def _genai_config(student: StudentModel, shape: graph.KeyValueShape, rows: BakedRows) -> dict[str, Any]:
     """Return what ONNX Runtime GenAI reads: names and sizes of the graph, ids that end an answer, greedy search."""
     lm = student.lm
     stop = sorted(lm.stop_ids)
@@ -149,7 +151,7 @@ def _genai_config(student: StudentModel, shape: graph.KeyValueShape) -> dict[str
         "eos_token_id": stop,
         "pad_token_id": stop[0] if padding is None else padding,
         "type": "decoder",
-        "vocab_size": first_baked_id(student) + len(student.names),
+        "vocab_size": first_baked_id(student) + len(student.names) + (rows.refusal is not None),
     }
     # The graph appends to keys and values; it does not write them into a buffer of the greatest length.
     search = {"do_sample": False, "max_length": context, "past_present_share_buffer": False}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from softguard.adapters import SoftPrompt, SoftPromptConfig
 from softguard.errors import CompatibilityError
-from softguard.export.head import HeadRows
 from softguard.export.protocol import EXPORTERS, Exported, StudentModel, transformers_tolerance
+from softguard.export.refusal_entry import BakedRows
 from softguard.runtimes import TransformersFolder
 
 _SCRIPT = '''\
@@ -43,7 +43,7 @@ class PEFTExporter:
             found = f"some at {', '.join(elsewhere)}"
             raise CompatibilityError("all virtual tokens in front, where PEFT puts them", found, "export to gguf or hf-baked")
 
-    def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
+    def write(self, student: StudentModel, rows: BakedRows | None, folder: Path) -> Exported:
         """See `Exporter.write`."""
         lm = student.lm
         config = SoftPromptConfig(num_virtual_tokens=len(student.virtual_tokens))

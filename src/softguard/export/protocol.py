@@ -12,8 +12,8 @@ from torch import Tensor
 
 from softguard.adapters import ADAPTERS, Adapter
 from softguard.errors import CompatibilityError
-from softguard.export.head import HeadRows
-from softguard.models import LanguageModel
+from softguard.export.refusal_entry import BakedRows
+from softguard.models import ChatRenderer, LanguageModel
 from softguard.models.chat import Slot
 from softguard.registry import Registry
 from softguard.runtimes import Runtime
@@ -50,6 +50,15 @@ class StudentModel:
     base_sha256: str
     own_base: bool
     title: str
+
+    @property
+    def refusal_entry(self) -> str:
+        """How the vocabulary writes the refusal's text in one entry: the entries of its tokens, joined.
+
+        No merge leads to it, so no text that anybody writes becomes this token.
+        """
+        tokenizer = self.lm.tokenizer
+        return "".join(tokenizer.convert_ids_to_tokens(ChatRenderer(tokenizer).encode_response(self.refusal_text)))
 
     @property
     def known_tokens(self) -> int:
@@ -115,7 +124,7 @@ class Exporter(Protocol):
         """
         ...
 
-    def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
+    def write(self, student: StudentModel, rows: BakedRows | None, folder: Path) -> Exported:
         """Write the files into `folder`, which exists and is thrown away where this raises."""
         ...
 

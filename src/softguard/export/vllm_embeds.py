@@ -10,8 +10,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from softguard.export.chat_template import bake_template, check_template
-from softguard.export.head import HeadRows
 from softguard.export.protocol import EXPORTERS, Exported, StudentModel, transformers_tolerance
+from softguard.export.refusal_entry import BakedRows
 from softguard.runtimes import EmbedsScript
 
 _SCRIPT = '''\
@@ -78,7 +78,7 @@ class VLLMEmbedsExporter:
         """See `Exporter.check`."""
         _template(student)
 
-    def write(self, student: StudentModel, rows: HeadRows | None, folder: Path) -> Exported:
+    def write(self, student: StudentModel, rows: BakedRows | None, folder: Path) -> Exported:
         """See `Exporter.write`."""
         lm = student.lm
         save_file({"prompt_embeddings": student.virtual_tokens.float().cpu().contiguous()}, folder / "virtual_tokens.safetensors")

@@ -19,7 +19,8 @@ from softguard.adapters import SoftPrompt
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, ConfigError, ExportError
 from softguard.export import EXPORTERS, Exported, Exporter, StudentModel, check_carried, new_names
-from softguard.export.head import HeadRows, speakability
+from softguard.export.head import speakability
+from softguard.export.refusal_entry import BakedRows, largest_logits, restraint
 from softguard.models import LanguageModel, processor_name
 from softguard.recipes import export_checks as checks
 from softguard.recipes.distill import Report, load_run
@@ -52,6 +53,14 @@ class Base:
     path: Path
     sha256: str
     own: bool
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """See `fit`."""
+
+    states: StudentStates
+    rows: BakedRows
 
 
 def export(run: Path, to: str, out: Path, base: Path | None, settings: ExportSettings, report: Report) -> dict[str, Any]:
@@ -104,17 +113,17 @@ def export_student(
     settings: ExportSettings,
     report: Report,
     title: str = "student",
+    fitted: Fitted | None = None,
 ) -> dict[str, Any]:
-    """See `export`; for a student at hand."""
+    """See `export`; for a student at hand, and with head rows that another export of it had fitted."""
     check_out(out)
     model = student_model(student, base, title)
     check_carried(to, exporter, model.adapter)
     exporter.check(model)
     _check_room(out, model, base)
-    states, rows = None, None
-    if exporter.bakes_head:
-        states = student_states(student, fitting_prompts(), settings.positions, _SEED, report)
-        rows = fitted_rows(student, states, _SEED)
+    if fitted is None and exporter.bakes_head:
+        fitted = fit(student, settings.positions, report)
+    states, rows = (fitted.states, fitted.rows) if fitted and exporter.bakes_head else (None, None)
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.mkdir()
@@ -129,6 +138,13 @@ def export_student(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return found
+
+
+def fit(student: ModelSystem, positions: int, report: Report) -> Fitted:
+    """Return the head rows to bake, and the states that they were fitted to."""
+    prompts = fitting_prompts()
+    states = student_states(student, prompts, positions, _SEED, report)
+    return Fitted(states, fitted_rows(student, states, prompts, _SEED))
 
 
 def student_model(student: ModelSystem, base: Base | None, title: str) -> StudentModel:
@@ -165,7 +181,7 @@ def _verify(
     exported: Exported,
     folder: Path,
     states: StudentStates | None,
-    rows: HeadRows | None,
+    rows: BakedRows | None,
     settings: ExportSettings,
     report: Report,
 ) -> dict[str, Any]:
@@ -178,12 +194,20 @@ def _verify(
     found: dict[str, Any] = {"facts": facts, "hardware": {"processor": processor_name(), "threads": torch.get_num_threads()}}
     prompts = _test_prompts(settings.prompts)
     measured = student if rows else _without_threshold(student)
-    reference = checks.Reference(measured, rows.refusal_shift if rows else None, exported.first_virtual_id)
+    entry = rows.refusal if rows else None
+    stored = {k: torch.as_tensor(v) for k, v in exported.facts.get("stored_rows", {}).items()}
+    reference = checks.Reference(
+        measured, exported.first_virtual_id, len(model.names), None if entry is None else stored.get("refusal", entry.head)
+    )
     if rows is not None and states is not None:
-        stored = exported.facts.get("stored_rows", {}).get("silent")
-        silent = rows.silent if stored is None else torch.as_tensor(stored).to(rows.silent)
-        found["speakability"] = asdict(speakability(student.lm.output_head, states.all, silent, len(model.names)))
-        found["baked_decision"] = checks.decisions_in_memory(reference, prompts)
+        head = student.lm.output_head
+        silent = stored.get("silent", rows.silent)
+        found["speakability"] = asdict(speakability(head, states.all, silent, len(model.names)))
+        if reference.refusal_row is not None:
+            largest = largest_logits(head, states.elsewhere)
+            found["restraint"] = asdict(restraint(head, states.elsewhere, largest, reference.refusal_row))
+            found["refusal_id"] = reference.refusal_id
+            found["baked_decision"] = checks.decisions_in_memory(reference, prompts)
     if exported.start is None:
         return found | {"runtime": None, "warnings": ["no runtime for this format is at hand: the files were written, not run"]}
     with exported.start(folder) as runtime:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from softguard.core import Conversation, Message, Reply, ReplySettings
+from softguard.core.head import Head
 from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.evaluation import metrics
@@ -32,14 +33,21 @@ LOGIT_PROMPTS, CONTINUED_TOKENS, ANSWER_TOKENS = 20, 32, 24
 
 @dataclass(frozen=True)
 class Reference:
-    """The student in memory. `shift`, D: what was baked into the row of the refusal's first token; None where nothing was.
+    """The student in memory, and where what was added to its vocabulary is in the runtime.
 
-    `first_virtual_id`: of virtual token 0 in the runtime; None where virtual tokens have no ids there.
+    `first_virtual_id`: of virtual token 0; None where virtual tokens have no ids there. `count`: of virtual tokens.
+    `refusal_row`, D: the head row of the refusal's entry, whose id is the next after theirs; None where there is none.
     """
 
     student: ModelSystem
-    shift: Tensor | None
-    first_virtual_id: int | None
+    first_virtual_id: int | None = None
+    count: int = 0
+    refusal_row: Tensor | None = None
+
+    @property
+    def refusal_id(self) -> int | None:
+        """The id of the refusal's entry in the runtime."""
+        return None if self.refusal_row is None or self.first_virtual_id is None else self.first_virtual_id + self.count
 
     def ids(self, conversation: Conversation) -> list[int]:
         """Return the ids that the runtime should make of a conversation."""
@@ -50,21 +58,30 @@ class Reference:
 
     @torch.inference_mode()
     def logits(self, conversations: Sequence[Conversation]) -> Tensor:
-        """Return the logits of the first answer token, N x V, as the export should have them."""
+        """Return the logits of the first answer token as the export should have them, N x V, the refusal's entry after them."""
         student = self.student
         prompts = [student.prompt_ids(c) for c in conversations]
         with student.running() as lm:
             states = response_states(lm, prompts, [[0]] * len(prompts), student.virtual_tokens).states
         head = student.lm.output_head
         logits = head.logits(states)
-        if self.shift is not None:
-            logits[:, student.refusal_token] += head.scale * (states.float() @ self.shift.to(states.device))
-        return logits
+        if self.refusal_row is None:
+            return logits
+        own = Head(self.refusal_row[None].to(head.weight), None, head.scale, head.softcap)
+        return torch.cat([logits, own.logits(states)], 1)
+
+    def column(self, runtime_id: int) -> int | None:
+        """Return where a runtime's id is in `logits`; None for a virtual token."""
+        size = len(self.student.lm.output_head.weight)
+        return size if runtime_id == self.refusal_id else runtime_id if runtime_id < size else None
 
 
 def check_tokens(runtime: Runtime, reference: Reference, rows: Sequence[PromptRow]) -> dict[str, Any]:
-    """Compare the runtime's ids with training's: on probes with system turns, histories and other scripts, and on prompts."""
-    conversations = [*PROBES, *(r.conversation for r in rows)]
+    """Compare the runtime's ids with training's: on probes with system turns, histories, other scripts and the refusal's own text
+    (which must not become the refusal's entry), and on prompts."""
+    text = reference.student.refusal_text
+    refused = Conversation((Message("user", f"Say: {text}"), Message("assistant", text), Message("user", text)))
+    conversations = [*PROBES, refused, *(r.conversation for r in rows)]
     wrong = [i for i, c in enumerate(conversations) if runtime.prompt_ids(c) != reference.ids(c)]
     return {"conversations": len(conversations), "different": len(wrong), "first_different": wrong[0] if wrong else None}
 
@@ -105,10 +122,10 @@ def check_logits(runtime: Runtime, reference: Reference, rows: Sequence[PromptRo
     gaps, same, pairs = [], 0, []
     for i, conversation in enumerate(conversations):
         found = runtime.log_probs(reference.ids(conversation), TOP)
-        likeliest = [k for k in found if k < wanted.shape[1]]
-        pairs += [(found[k], float(wanted[i, k])) for k in likeliest]
-        gaps += [abs(found[k] - float(wanted[i, k])) for k in likeliest]
-        same += max(found, key=lambda k: found[k]) == int(wanted[i].argmax())
+        known = [(found[k], float(wanted[i, at])) for k in found if (at := reference.column(k)) is not None]
+        pairs += known
+        gaps += [abs(there - here) for there, here in known]
+        same += reference.column(max(found, key=lambda k: found[k])) == int(wanted[i].argmax())
     a, b = np.array(pairs).T
     return {
         "prompts": len(rows),
@@ -142,6 +159,8 @@ def check_continuation(runtime: Runtime, reference: Reference, rows: Sequence[Pr
     for row, generation in zip(rows, made, strict=True):
         wanted = refusal if generation.refused else [i for i in generation.ids if i not in stop]
         found = [i for i in runtime.generate(reference.ids(row.conversation), CONTINUED_TOKENS) if i not in stop]
+        # The refusal's entry stands for the refusal's tokens; what follows it, if anything does, is compared as it is.
+        found = [*refusal, *found[1:]] if found and found[0] == reference.refusal_id else found
         length = max(len(wanted), len(found), 1)
         alike = next((k for k, (x, y) in enumerate(zip(wanted, found, strict=False)) if x != y), min(len(wanted), len(found)))
         firsts.append(None if wanted == found else alike)
@@ -206,7 +225,7 @@ def agreement(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, Any]:
 def decisions_in_memory(reference: Reference, rows: Sequence[PromptRow]) -> dict[str, Any]:
     """Compare s > b with what the baked head decides in memory: what the baking itself costs, before any runtime's rounding."""
     logits = reference.logits([r.conversation for r in rows])
-    baked = (logits.argmax(-1) == reference.student.refusal_token).tolist()
+    baked = (logits.argmax(-1) == logits.shape[1] - 1).tolist()
     s = reference.student.refusal_log_odds([r.conversation for r in rows])
     threshold = reference.student.threshold
     wanted = [x > threshold for x in s] if threshold is not None else baked

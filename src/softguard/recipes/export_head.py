@@ -1,4 +1,4 @@
-"""The head rows of an export: where the student's final states are, and what is fitted to them.
+"""The rows of an export: where the student's final states are, and what is fitted to them.
 
 The states are those of our training and validation prompts, and of answers forced after them: half of written text, half of
 random tokens, so that the bound on virtual tokens is tried far from home too. Test prompts play no part: verification uses them.
@@ -6,21 +6,24 @@ random tokens, so that the bound on virtual tokens is tried far from home too. T
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from softguard.data import PromptRow
-from softguard.export.head import FirstPositions, HeadRows, refusal_shift, silent_row
-from softguard.models import response_states
+from softguard.export.head import silent_row
+from softguard.export.refusal_entry import BakedRows, FirstPositions, RefusalEntry, decision_row, largest_logits
+from softguard.models import LanguageModel, response_states
 from softguard.recipes.distill import Report
 from softguard.recipes.prompts import own_prompts
 from softguard.recipes.student import ModelSystem
 
 _BATCH = 12
 _ANSWER_TOKENS = 16
-_ELSEWHERE = 4000
+_ENDING_PROMPTS, _ENDING_STEPS, _ENDING_RATE = 96, 80, 0.1
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,79 @@ def student_states(student: ModelSystem, rows: Sequence[PromptRow], positions: i
     return StudentStates(torch.stack(first).float(), torch.cat(elsewhere).float())
 
 
-def fitted_rows(student: ModelSystem, states: StudentStates, seed: int) -> HeadRows:
-    """Return the rows to bake. Without a threshold the refusal's first token is left as it is."""
+def fitted_rows(student: ModelSystem, states: StudentStates, rows: Sequence[PromptRow], seed: int) -> BakedRows:
+    """Return the rows to bake. Without a threshold there is no entry for the refusal: the student decides by decoding alone."""
     head = student.lm.output_head
     silent = silent_row(head, states.all)
     if student.threshold is None:
-        return HeadRows(silent, torch.zeros_like(silent))
-    generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(states.elsewhere), generator=generator)[:_ELSEWHERE]
-    at_first = FirstPositions.of(states.first, head, student.refusal_token)
-    chosen = states.elsewhere[some.to(states.elsewhere.device)]
-    return HeadRows(silent, refusal_shift(at_first, chosen, student.threshold, head.scale))
+        return BakedRows(silent, None)
+    first = FirstPositions.of(states.first, head, student.refusal_token)
+    largest = largest_logits(head, states.elsewhere)
+    row = decision_row(first, states.elsewhere, largest, student.refusal_token, student.threshold, head)
+    return BakedRows(silent, RefusalEntry(row, ending_vector(student, rows, seed)))
+
+
+def ending_vector(student: ModelSystem, rows: Sequence[PromptRow], seed: int) -> Tensor:
+    """Return the vector, D, after which the model ends its turn, whatever the prompt was: the refusal's entry as an input.
+
+    Adam from the embedding of the refusal's last token, on the log-probability of the end of the turn, over prompts whose keys
+    and values are computed once: a step runs one position of each.
+    """
+    generator = np.random.default_rng(seed)
+    chosen = [rows[i] for i in generator.permutation(len(rows))[:_ENDING_PROMPTS]]
+    prompts = [student.prompt_ids(r.conversation) for r in chosen]
+    last = student.renderer.encode_response(student.refusal_text)[-1]
+    with student.running() as lm:
+        runs = [prompt_run(lm, prompts[at : at + _BATCH], student.virtual_tokens) for at in range(0, len(prompts), _BATCH)]
+        vector = lm.embed(torch.tensor([[last]], device=lm.device))[0, 0].detach().float().requires_grad_()
+        optimiser = torch.optim.Adam([vector], lr=_ENDING_RATE * float(vector.detach().square().mean().sqrt()))
+        for step in range(_ENDING_STEPS):
+            optimiser.zero_grad()
+            loss = -runs[step % len(runs)].end_log_probs(lm, vector).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    return vector.detach()
+
+
+@dataclass(frozen=True)
+class PromptRun:
+    """Keys and values of prompts, 1 x heads x length x width for each layer and row, padded on the left; `mask`, N x length."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    mask: Tensor
+
+    def end_log_probs(self, lm: LanguageModel, vector: Tensor) -> Tensor:
+        """Return log p(end of turn) after `vector`, D, at the first answer position of each prompt, N."""
+        cache: Any = DynamicCache(config=lm.network.config)
+        for index, (keys, values) in enumerate(self.layers):
+            cache.update(keys, values, index)
+        rows = len(self.mask)
+        mask = torch.cat([self.mask, self.mask.new_ones(rows, 1)], 1)
+        states = lm.body(
+            inputs_embeds=vector.to(lm.dtype).expand(rows, 1, -1),
+            attention_mask=mask,
+            position_ids=mask.sum(1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        return torch.log_softmax(lm.head(states), -1)[:, lm.turn_end_id]
+
+
+@torch.no_grad()
+def prompt_run(lm: LanguageModel, prompts: Sequence[Sequence[int]], virtual_tokens: Tensor | None) -> PromptRun:
+    """Run prompts and keep what attention needs of them."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=lm.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=lm.device)
+    cache: Any = DynamicCache(config=lm.network.config)
+    lm.body(
+        inputs_embeds=lm.embed(ids, virtual_tokens),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return PromptRun(tuple((layer.keys.detach(), layer.values.detach()) for layer in cache.layers), mask)
 
 
 def fitting_prompts() -> list[PromptRow]:

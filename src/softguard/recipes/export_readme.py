@@ -65,12 +65,13 @@ def _measured(found: Mapping[str, Any]) -> list[str]:
 
 def _remains(model: StudentModel, found: Mapping[str, Any]) -> list[str]:
     out = []
-    if "speakability" in found:
+    entry = found.get("refusal_id")
+    if entry is not None:
         out.append(
-            "The operating point "
-            f"(refuse iff s > {model.threshold:.3g}) is baked into the head row of the refusal's first token "
-            "for greedy decoding. To be stricter or laxer, add a logit bias to token "
-            f"{model.refusal_token} (llama-server: `--logit-bias {model.refusal_token}+1`)."
+            f"The operating point (refuse iff s > {model.threshold:.3g}) is the head row of token {entry}, whose text is the "
+            "whole refusal. It is exact for greedy decoding; at a temperature, prompts near the point are refused sometimes. To "
+            f"be stricter or laxer, add a logit bias to it (llama-server: `--logit-bias {entry}+1`). A grammar that does not "
+            "allow the refusal's text (`json_schema`) takes the refusal away."
         )
     else:
         out.append(

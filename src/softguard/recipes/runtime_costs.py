@@ -40,7 +40,7 @@ _MEASURED = (
 )
 _LIMITS = (
     "The guard is a copy of the base model: what a guard of its size costs, not what one is worth.",
-    "A harmful request is timed as an answer of the length of the run's refusal: whether the student refuses, and how, is "
+    "A harmful request is timed as an answer of as many tokens as the export's refusal has: whether the student refuses is "
     "measured in exports and evaluations, not here.",
     "Peaks of one process count its mapped model whole, though the system may drop those pages.",
 )
@@ -84,13 +84,14 @@ class RuntimeSettings:
 
 @dataclass(frozen=True)
 class Files:
-    """What is measured: the base's GGUF, the student's, and the texts of the run."""
+    """What is measured: the GGUFs of base and student, the run's texts, and whether the export says the refusal in one token."""
 
     model: str
     base: Path
     student: Path
     system_prompt: str
     refusal_text: str
+    refusal_in_one_token: bool = False
 
 
 def runtime_costs(run: Path, export: Path, base: Path | None, settings: RuntimeSettings, report: Report) -> RuntimeCosts:
@@ -123,7 +124,8 @@ def find_files(run: Path, export: Path, base: Path | None) -> tuple[Files, dict[
     config = RunDir.open(run).config
     wanted, todo = f"a folder of `softguard export --to gguf` at {export}", f"run `softguard export {run} --to gguf --out DIR`"
     try:
-        facts = json.loads((export / "verify.json").read_text(encoding="utf-8"))["facts"]
+        verified = json.loads((export / "verify.json").read_text(encoding="utf-8"))
+        facts, one_token = verified["facts"], verified.get("refusal_id") is not None
         student, base_sha256 = export / str(facts["file"]), str(facts["base_sha256"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(wanted, str(error)[:120], todo) from error
@@ -136,7 +138,7 @@ def find_files(run: Path, export: Path, base: Path | None) -> tuple[Files, dict[
         todo = "name with --base the file that the export was made from"
         raise CompatibilityError(f"the base {base_sha256[:12]} of this export", found.sha256[:12], todo)
     texts = config["evaluation"]["system_prompt"], config["teacher"]["refusal_text"]
-    files = Files(config["model"]["name"], found.path, student, *texts)
+    files = Files(config["model"]["name"], found.path, student, *texts, one_token)
     return files, {"base": base_sha256, "student": file_sha256(student)}
 
 
@@ -170,7 +172,7 @@ def measure(
                 for length in settings.prompt_tokens:
                     cells += _cells(bench, settings, length, parallel, progress)
                 if parallel == settings.parallel[0]:
-                    refusal_tokens = bench.count(files.refusal_text)
+                    refusal_tokens = 1 if files.refusal_in_one_token else bench.count(files.refusal_text)
                     answers = _answers(bench, settings, refusal_tokens, progress)
     sizes = {name: path.stat().st_size for name, path in {**processes, "guard": files.base}.items()}
     return RuntimeCosts(

@@ -15,7 +15,7 @@ from softguard.core import Conversation
 from softguard.errors import CompatibilityError, ConfigError, ExportError, SourceError
 from softguard.export import EXPORTERS, protocol
 from softguard.export import gguf as gguf_exporter
-from softguard.export.head import HeadRows
+from softguard.export.refusal_entry import BakedRows
 from softguard.models import refusal_log_odds
 from softguard.recipes.export import Base, ExportSettings, export_student, find_base, student_model
 from softguard.recipes.export_checks import Reference, agreement
@@ -67,23 +67,24 @@ def test_a_gguf_differs_from_its_base_only_where_it_says(tmp_path, monkeypatch, 
     for name in set(a) - {"token_embd.weight", "output.weight"}:
         assert np.array_equal(a[name].data, b[name].data)
     count, vocabulary = 5, tokens()
+    entry = "".join(student.lm.tokenizer.convert_ids_to_tokens(student.renderer.encode_response(student.refusal_text)))
     table = b["token_embd.weight"]
     assert table.tensor_type == (Type.Q8_0 if kind == Type.Q4_0 else kind)
     decoded = gguf.quants.dequantize(table.data, table.tensor_type)
     virtual = student.adapter.virtual_tokens().detach().numpy()
-    assert decoded.shape == (len(vocabulary) + count, WIDTH)
-    assert np.abs(decoded[-count:] - virtual).max() < 0.01 * np.abs(virtual).max()
+    assert decoded.shape == (len(vocabulary) + count + 1, WIDTH)
+    assert np.abs(decoded[-count - 1 : -1] - virtual).max() < 0.01 * np.abs(virtual).max()
     if kind != Type.Q4_0:
-        assert np.array_equal(table.data[:-count], a["token_embd.weight"].data)
+        assert np.array_equal(table.data[: -count - 1], a["token_embd.weight"].data)
     head, was = b["output.weight"], a["token_embd.weight" if tied else "output.weight"]
-    changed = [i for i in range(len(vocabulary)) if not np.array_equal(head.data[i], was.data[i])]
-    assert changed == [student.refusal_token]
+    assert np.array_equal(head.data[: len(vocabulary)], was.data)
     fields = new.fields
     assert fields["tokenizer.ggml.tokens"].contents()[: len(vocabulary)] == vocabulary
-    names = fields["tokenizer.ggml.tokens"].contents()[len(vocabulary) :]
+    *names, last = fields["tokenizer.ggml.tokens"].contents()[len(vocabulary) :]
+    assert last == entry
     assert len(set(names)) == count
-    assert fields["tokenizer.ggml.token_type"].contents()[-count:] == [3] * count
-    assert fields["llama.vocab_size"].contents() == len(vocabulary) + count
+    assert fields["tokenizer.ggml.token_type"].contents()[-count - 1 :] == [3] * count + [1]
+    assert fields["llama.vocab_size"].contents() == len(vocabulary) + count + 1
     assert fields["tokenizer.ggml.add_bos_token"].contents() is False
     assert all(name in fields["tokenizer.chat_template"].contents() for name in names)
     for key in ("tokenizer.ggml.merges", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.pre"):
@@ -106,15 +107,18 @@ def test_a_gguf_read_back_by_transformers_is_the_student(student, base, tmp_path
     monkeypatch.setattr(gguf_exporter.GGUFExporter, "write", watched)
     to_gguf(student, base, tmp_path / "out")
     again = load_apart(one_of(tmp_path / "out", ".gguf"), tmp_path / "cache")
-    reference = Reference(student, kept["rows"].refusal_shift, len(tokens()))
+    reference = Reference(student, len(tokens()), len(kept["names"]), kept["rows"].refusal.head)
     conversations = [Conversation.from_prompt(t) for t in ("Name a tree.", "the other", "Why?")]
     for conversation in conversations:
         ids = again.tokenizer.apply_chat_template(conversation.to_dicts(), add_generation_prompt=True, return_dict=False)
         assert ids == reference.ids(conversation)
         logits = again.network(torch.tensor([ids])).logits[0, -1].float()
         wanted = reference.logits([conversation])[0]
-        assert (logits[: len(wanted)] - wanted).abs().max() < 0.05 * wanted.abs().max()
-        assert int(logits.argmax()) < len(wanted)
+        columns = [reference.column(i) for i in range(len(logits))]
+        assert columns == [*range(len(tokens())), *[None] * len(kept["names"]), len(tokens())]
+        real = [i for i, column in enumerate(columns) if column is not None]
+        assert (logits[real] - wanted).abs().max() < 0.05 * wanted.abs().max()
+        assert int(logits.argmax()) in real
 
 
 def test_the_papers_beside_a_file(student, base, tmp_path, monkeypatch):
@@ -257,7 +261,7 @@ def test_an_export_that_is_not_the_student_is_not_kept(student, base, tmp_path, 
 
 
 def test_speakable_tokens_are_not_kept(student, base, tmp_path, monkeypatch):
-    loud = HeadRows(100 * torch.ones(WIDTH), torch.zeros(WIDTH))
+    loud = BakedRows(100 * torch.ones(WIDTH), None)
     monkeypatch.setattr("softguard.recipes.export.fitted_rows", lambda *_: loud)
     with pytest.raises(ExportError, match="cannot be said"):
         export_student(EXPORTERS.get("hf-baked")(), "hf-baked", student, base, tmp_path / "out", FEW, silent)

@@ -1,0 +1,47 @@
+"""The refusal's entry: the likeliest first token iff the operating point says so, and silent in an answer under way."""
+
+import pytest
+import torch
+
+from softguard.core.head import Head
+from softguard.export.refusal_entry import FirstPositions, decision_row, largest_logits, restraint
+
+V, D, S = 50, 16, 3
+
+
+def head(scale=1.0, softcap=None):
+    made = Head(torch.randn(V, D, generator=torch.Generator().manual_seed(0)), None, scale, softcap)
+    made.weight[:, 0] *= 0.1
+    made.weight[:, 1:] *= 0.5
+    made.weight[S, 0] = 0.7
+    return made
+
+
+def states(count, shared, seed):
+    """Return states that share a coordinate with each other, as those after one header do, and one with all states."""
+    made = torch.randn(count, D, generator=torch.Generator().manual_seed(seed))
+    made[:, 0], made[:, 1] = shared, 5.0
+    return made
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.5, None), (1.0, 30.0)])
+def test_the_operating_point_is_kept_in_one_row(share, scale, softcap):
+    made = head(scale, softcap)
+    first, elsewhere = states(400, 6.0, 1), states(400, 0.0, 5)
+    at_first, largest = FirstPositions.of(first, made, S), largest_logits(made, elsewhere)
+    probability = torch.softmax(made.logits(first), -1)[:, S]
+    torch.testing.assert_close(at_first.log_odds, probability.logit(), atol=1e-3, rtol=1e-3)
+    threshold = float(at_first.log_odds.quantile(1 - share))
+    row = decision_row(at_first, elsewhere, largest, S, threshold, made)
+    other = FirstPositions.of(states(400, 6.0, 9), made, S)  # not those that it was fitted to
+    entry = Head(row[None], None, scale, softcap).logits(other.states)[:, 0]
+    wanted = other.log_odds > threshold
+    right = float(((entry > other.largest) == wanted).float().mean())
+    assert right > 0.8
+    assert right > 0.05 + float(max(wanted.float().mean(), 1 - wanted.float().mean()))  # than always deciding alike
+    found = restraint(made, elsewhere, largest, row)
+    assert (found.positions, found.positions_where_likeliest) == (400, 0)
+    assert found.largest_gap_nats < 0
+    kept = restraint(made, elsewhere, largest, made.weight[S])  # the row of S itself is said in answers, too
+    assert kept.largest_gap_nats >= 0
