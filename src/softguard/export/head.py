@@ -13,6 +13,24 @@ MARGINS_NATS = (0.0, 10.0, 20.0, 40.0)
 _ROWS_AT_ONCE = 1024
 
 
+@dataclass(frozen=True)
+class RealLogits:
+    """What a head makes of N states: the largest logit and the log-sum-exp of all, N each."""
+
+    largest: Tensor
+    total: Tensor
+
+    @classmethod
+    def of(cls, head: Head, states: Tensor) -> "RealLogits":
+        """Return it."""
+        largest, total = [], []
+        for part in torch.split(states, _ROWS_AT_ONCE):
+            logits = head.logits(part.to(head.weight.dtype))
+            largest.append(logits.amax(-1))
+            total.append(logits.logsumexp(-1))
+        return cls(torch.cat(largest), torch.cat(total))
+
+
 def silent_row(head: Head, states: Tensor) -> Tensor:
     """Return the head row of a virtual token: the mean of all rows, minus a margin along the mean final state m.
 
@@ -57,16 +75,12 @@ class Speakability:
     smallest_alignment: float
 
 
-def speakability(head: Head, states: Tensor, silent: Tensor, count: int) -> Speakability:
-    """Return the bound over N states, for `count` virtual tokens with the row `silent` as the file stores it."""
+def speakability(head: Head, states: Tensor, real: RealLogits, silent: Tensor, count: int) -> Speakability:
+    """Return the bound over N states with their `real` logits, for `count` virtual tokens with the row `silent` as stored."""
     mean_state = states.float().mean(0)
     alignment = states.float() @ mean_state / mean_state.square().sum()
     own = Head(silent[None].to(head.weight), None, head.scale, head.softcap)
-    gaps, shares = [], []
-    for part in torch.split(states, _ROWS_AT_ONCE):
-        part = part.to(head.weight.dtype)
-        real, virtual = head.logits(part), own.logits(part)[:, 0]
-        gaps.append(float((virtual - real.amax(-1)).max()))
-        shares.append(float((virtual - real.logsumexp(-1)).max()))
-    probability = min(1.0, count * float(torch.tensor(max(shares)).exp()))
-    return Speakability(len(states), max(gaps), probability, float(alignment.min()))
+    virtual = own.logits(states.to(head.weight.dtype))[:, 0]
+    gap = float((virtual - real.largest).max())
+    probability = min(1.0, count * float((virtual - real.total).max().exp()))
+    return Speakability(len(states), gap, probability, float(alignment.min()))

@@ -56,11 +56,6 @@ class FirstPositions:
         return cls(states, torch.cat(odds), torch.cat(largest))
 
 
-def largest_logits(head: Head, states: Tensor) -> Tensor:
-    """Return the largest logit at each of N states."""
-    return torch.cat([head.logits(part.to(head.weight.dtype)).amax(-1) for part in torch.split(states, _ROWS_AT_ONCE)])
-
-
 def decision_row(
     first: FirstPositions, elsewhere: Tensor, elsewhere_largest: Tensor, refusal_token: int, threshold: float, head: Head
 ) -> Tensor:
@@ -124,6 +119,5 @@ class Restraint:
 def restraint(head: Head, elsewhere: Tensor, elsewhere_largest: Tensor, row: Tensor) -> Restraint:
     """Return it for a row as the file stores it."""
     own = Head(row[None].to(head.weight), None, head.scale, head.softcap)
-    parts = [own.logits(part.to(head.weight.dtype))[:, 0] for part in torch.split(elsewhere, _ROWS_AT_ONCE)]
-    gap = torch.cat(parts) - elsewhere_largest
+    gap = own.logits(elsewhere.to(head.weight.dtype))[:, 0] - elsewhere_largest
     return Restraint(len(gap), int((gap > 0).sum()), float(gap.max()))

@@ -20,7 +20,7 @@ from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, ConfigError, ExportError
 from softguard.export import EXPORTERS, Exported, Exporter, StudentModel, check_carried, new_names
 from softguard.export.head import speakability
-from softguard.export.refusal_entry import BakedRows, largest_logits, restraint
+from softguard.export.refusal_entry import BakedRows, restraint
 from softguard.models import LanguageModel, processor_name
 from softguard.recipes import export_checks as checks
 from softguard.recipes.distill import Report, load_run
@@ -202,9 +202,9 @@ def _verify(
     if rows is not None and states is not None:
         head = student.lm.output_head
         silent = stored.get("silent", rows.silent)
-        found["speakability"] = asdict(speakability(head, states.all, silent, len(model.names)))
+        found["speakability"] = asdict(speakability(head, states.all, states.all_logits, silent, len(model.names)))
         if reference.refusal_row is not None:
-            largest = largest_logits(head, states.elsewhere)
+            largest = states.elsewhere_logits.largest
             found["restraint"] = asdict(restraint(head, states.elsewhere, largest, reference.refusal_row))
             found["refusal_id"] = reference.refusal_id
             found["baked_decision"] = checks.decisions_in_memory(reference, prompts)

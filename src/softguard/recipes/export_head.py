@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from softguard.data import PromptRow
-from softguard.export.head import silent_row
-from softguard.export.refusal_entry import BakedRows, FirstPositions, RefusalEntry, decision_row, largest_logits
+from softguard.export.head import RealLogits, silent_row
+from softguard.export.refusal_entry import BakedRows, FirstPositions, RefusalEntry, decision_row
 from softguard.models import LanguageModel, response_states
 from softguard.recipes.distill import Report
 from softguard.recipes.prompts import own_prompts
@@ -28,15 +28,23 @@ _ENDING_PROMPTS, _ENDING_STEPS, _ENDING_RATE = 96, 80, 0.1
 
 @dataclass(frozen=True)
 class StudentStates:
-    """`first`, N x D: of the first answer positions; `elsewhere`, M x D: of all other positions of real tokens."""
+    """`first`, N x D: of the first answer positions; `elsewhere`, M x D: of all others of real tokens; and their logits."""
 
     first: Tensor
     elsewhere: Tensor
+    first_logits: RealLogits
+    elsewhere_logits: RealLogits
 
     @property
     def all(self) -> Tensor:
         """Both, (N + M) x D."""
         return torch.cat([self.first, self.elsewhere])
+
+    @property
+    def all_logits(self) -> RealLogits:
+        """Of both."""
+        a, b = self.first_logits, self.elsewhere_logits
+        return RealLogits(torch.cat([a.largest, b.largest]), torch.cat([a.total, b.total]))
 
 
 @torch.inference_mode()
@@ -72,7 +80,9 @@ def student_states(student: ModelSystem, rows: Sequence[PromptRow], positions: i
             elsewhere.append(states[keep.to(states.device)])
             seen += int(keep.sum()) + 1
     report("export: states", positions, positions, {})
-    return StudentStates(torch.stack(first).float(), torch.cat(elsewhere).float())
+    head = student.lm.output_head
+    at_first, other = torch.stack(first).float(), torch.cat(elsewhere).float()
+    return StudentStates(at_first, other, RealLogits.of(head, at_first), RealLogits.of(head, other))
 
 
 def fitted_rows(student: ModelSystem, states: StudentStates, rows: Sequence[PromptRow], seed: int) -> BakedRows:
@@ -82,8 +92,7 @@ def fitted_rows(student: ModelSystem, states: StudentStates, rows: Sequence[Prom
     if student.threshold is None:
         return BakedRows(silent, None)
     first = FirstPositions.of(states.first, head, student.refusal_token)
-    largest = largest_logits(head, states.elsewhere)
-    row = decision_row(first, states.elsewhere, largest, student.refusal_token, student.threshold, head)
+    row = decision_row(first, states.elsewhere, states.elsewhere_logits.largest, student.refusal_token, student.threshold, head)
     return BakedRows(silent, RefusalEntry(row, ending_vector(student, rows, seed)))
 
 

@@ -5,7 +5,8 @@ import torch
 
 from softguard.core.head import Head
 from softguard.errors import CompatibilityError
-from softguard.export.head import silent_row, speakability
+from softguard.export.head import RealLogits, silent_row
+from softguard.export.head import speakability as bound
 
 V, D = 50, 16
 
@@ -16,6 +17,10 @@ def head(seed=0):
 
 def states(count, offset=0.0, seed=1):
     return torch.randn(count, D, generator=torch.Generator().manual_seed(seed)) + offset
+
+
+def speakability(head, states, silent, count):
+    return bound(head, states, RealLogits.of(head, states), silent, count)
 
 
 def test_states_without_a_common_direction_get_the_mean_row_which_never_wins():

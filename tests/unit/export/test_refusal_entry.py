@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from softguard.core.head import Head
-from softguard.export.refusal_entry import FirstPositions, decision_row, largest_logits, restraint
+from softguard.export.head import RealLogits
+from softguard.export.refusal_entry import FirstPositions, decision_row, restraint
 
 V, D, S = 50, 16, 3
 
@@ -29,7 +30,7 @@ def states(count, shared, seed):
 def test_the_operating_point_is_kept_in_one_row(share, scale, softcap):
     made = head(scale, softcap)
     first, elsewhere = states(400, 6.0, 1), states(400, 0.0, 5)
-    at_first, largest = FirstPositions.of(first, made, S), largest_logits(made, elsewhere)
+    at_first, largest = FirstPositions.of(first, made, S), RealLogits.of(made, elsewhere).largest
     probability = torch.softmax(made.logits(first), -1)[:, S]
     torch.testing.assert_close(at_first.log_odds, probability.logit(), atol=1e-3, rtol=1e-3)
     threshold = float(at_first.log_odds.quantile(1 - share))
