@@ -2,8 +2,9 @@
 
 python -m benchmarks.speed.sampling [--json] [--rounds 3] [--prompts 500] [--tokens 48]
 
-Prompts are our own training prompts as they stand. Ours sorts them by length, runs the system turn once for all, keeps big
-batches, lets finished rows leave, and keeps the states of what it drew (which training needs and `generate` does not give).
+Prompts are our own training prompts as they stand. Ours sorts them by length, runs the system turn once for all, keeps a big
+batch full (finished rows leave, new ones enter) over keys and values that are written in place, and keeps the states of what it
+drew (which training needs and `generate` does not give).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,5 @@
 import math
+import threading
 
 import pytest
 import torch
@@ -120,6 +121,83 @@ def test_a_guard_that_is_gone_stops_the_run_at_once_and_says_why(tmp_path):
     with pytest.raises(GuardError, match=r"2 of 10 so far \(127.0.0.1: unreachable\)"):
         cache.records([str(i) for i in range(10)], prompts)
     assert calls == [2]
+
+
+class Watching(KeywordGuard):
+    """Judges only when the next shard is being drawn, or fails after a while; notes in which thread, and how many at a time."""
+
+    def __init__(self, drawing, last):
+        super().__init__("zz")
+        self.drawing, self.last, self.threads, self.asked = drawing, last, [], []
+
+    def judge(self, conversations):
+        self.threads.append(threading.current_thread())
+        self.asked.append([c.prompt for c in conversations])
+        if len(self.asked) < self.last:
+            assert self.drawing.acquire(timeout=60)
+        return super().judge(conversations)
+
+
+def test_a_guard_that_computes_elsewhere_judges_while_the_next_shard_is_drawn(tmp_path, monkeypatch):
+    drawing = threading.Semaphore(0)
+    count = [0]
+    real = caching.sample
+
+    def noted(*given, **options):
+        count[0] += 1
+        if count[0] > 1:  # the first shard is under judgement now
+            drawing.release()
+        return real(*given, **options)
+
+    monkeypatch.setattr(caching, "sample", noted)
+    guard = Watching(drawing, last=3)
+    guard.remote = True
+    _, found = records(tmp_path / "overlapped", guard)
+    assert threading.main_thread() not in guard.threads
+    monkeypatch.undo()
+    plain = Watching(threading.Semaphore(9), last=3)
+    _, expected = records(tmp_path / "in turn", plain)
+    assert set(plain.threads) == {threading.main_thread()}
+    assert guard.asked == plain.asked
+    assert [(r.id, r.response_ids, r.alpha) for r in found] == [(r.id, r.response_ids, r.alpha) for r in expected]
+    files = [sorted(p.name for p in (tmp_path / kind).rglob("shard-*")) for kind in ("overlapped", "in turn")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no guard"), KeyboardInterrupt()])
+def test_what_a_guard_raises_beside_the_model_surfaces_and_costs_no_draft(tmp_path, monkeypatch, failure):
+    class Failing(KeywordGuard):
+        remote = True
+        calls = 0
+
+        def judge(self, conversations):
+            Failing.calls += 1
+            if Failing.calls == 2:
+                raise failure
+            return super().judge(conversations)
+
+    with pytest.raises(type(failure)):
+        records(tmp_path, Failing("zz"))
+    assert Failing.calls == 2
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+    monkeypatch.setattr(caching, "sample", lambda *given, **options: pytest.fail("drawn again"))
+    _, found = records(tmp_path, Failing("zz"))
+    assert Failing.calls == 4  # the failed shard and the last one
+    assert [r.alpha for r in found] == [1.0, 0.0] * 3 + [1.0]
+
+
+def test_a_remote_guard_that_is_gone_is_asked_once(tmp_path):
+    class Gone(KeywordGuard):
+        remote = True
+        calls = 0
+
+        def judge(self, conversations):
+            Gone.calls += 1
+            return [Verdict(ungraded="unreachable") for _ in conversations]
+
+    with pytest.raises(GuardError, match="unreachable"):
+        records(tmp_path, Gone("zz"))
+    assert Gone.calls == 1
 
 
 def test_the_guarded_system_replaces_with_probability_one_minus_alpha():

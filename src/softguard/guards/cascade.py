@@ -41,6 +41,11 @@ class Cascade:
         self.fingerprint = hashlib.sha256(repr(("cascade-1", own)).encode()).hexdigest()
 
     @property
+    def remote(self) -> bool:
+        """Whether both compute elsewhere."""
+        return all(getattr(g, "remote", False) for g in (self._first, self._then))
+
+    @property
     def num_parameters(self) -> int | None:
         """Both guards' weights together; None where one does not say."""
         sizes = [getattr(g, "num_parameters", None) for g in (self._first, self._then)]

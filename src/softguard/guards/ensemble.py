@@ -42,6 +42,11 @@ class Ensemble:
         self.fingerprint = hashlib.sha256(repr(("ensemble-1", own)).encode()).hexdigest()
 
     @property
+    def remote(self) -> bool:
+        """Whether all members compute elsewhere."""
+        return all(getattr(g, "remote", False) for g in self._members)
+
+    @property
     def num_parameters(self) -> int | None:
         """The members' weights together; None where one does not say."""
         sizes = [getattr(g, "num_parameters", None) for g in self._members]

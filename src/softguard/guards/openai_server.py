@@ -54,6 +54,9 @@ class OpenAIServerConfig(BaseModel):
 class ServerGuard:
     """A family behind a server."""
 
+    remote = True
+    """What computes is elsewhere: answers can be judged while others are drawn."""
+
     def __init__(self, config: OpenAIServerConfig, family: Family, client: ServerClient | None = None) -> None:
         """Check the settings; the server is not asked yet.
 

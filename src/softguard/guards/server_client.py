@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from softguard.errors import ConfigError
-from softguard.models.sampling import uniforms
+from softguard.models.drawing import uniforms
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""

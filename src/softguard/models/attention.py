@@ -67,16 +67,53 @@ def attention_for(config: Any, chosen: str) -> str:
     return "eager" if chosen == GROUPED and (groups is None or groups == heads) else chosen
 
 
-def layer_windows(config: Any) -> tuple[int | None, ...]:
-    """Return over how many positions each layer looks back, itself included; None where it sees all.
+_SIZES = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 
-    By `layer_types` where the config has them. A config without (Phi-3, Mistral) means its `sliding_window` for all its layers.
+
+def layer_kinds(config: Any) -> tuple[str, ...]:
+    """Return the kind of each layer, by `layer_types` where the config has them.
+
+    A config without (Phi-3, Mistral) means its `sliding_window` for all its layers.
     """
-    sizes = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
     fallback = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-    kinds = getattr(config, "layer_types", None) or [fallback] * config.num_hidden_layers
-    found = (getattr(config, sizes[kind], None) if kind in sizes else None for kind in kinds)
-    return tuple(int(size) if size else None for size in found)
+    return tuple(getattr(config, "layer_types", None) or [fallback] * config.num_hidden_layers)
+
+
+def layer_windows(config: Any) -> tuple[int | None, ...]:
+    """Return over how many positions each layer looks back, itself included; None where it sees all."""
+    return tuple(_size(config, kind) for kind in layer_kinds(config))
+
+
+def _size(config: Any, kind: str) -> int | None:
+    found = getattr(config, _SIZES[kind], None) if kind in _SIZES else None
+    return int(found) if found else None
+
+
+def seen_by_kind(config: Any, position: Tensor, columns: int) -> dict[str, Tensor]:
+    """Return for each kind of layer what queries see where column c holds the key of position c, B x 1 x T x `columns` bool.
+
+    Args:
+        config: of the network.
+        position: of the queries, B x T.
+        columns: keys.
+
+    Raises:
+        CompatibilityError: a layer that is not attention over keys (a state-space or convolution layer).
+    """
+    query, key = position[:, None, :, None], torch.arange(columns, device=position.device)
+    causal = key <= query
+    found = {}
+    for kind in dict.fromkeys(layer_kinds(config)):
+        size = _size(config, kind)
+        if size is None and kind not in {"full_attention", *_SIZES}:
+            raise CompatibilityError("layers of full, sliding or chunked attention", kind, "choose another model")
+        if size is None:
+            found[kind] = causal
+        elif kind == "sliding_attention":
+            found[kind] = causal & (key > query - size)
+        else:
+            found[kind] = causal & (key // size == query // size)
+    return found
 
 
 AttentionInterface.register(GROUPED, grouped_attention)

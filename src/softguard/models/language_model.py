@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from softguard.core.head import Head
 from softguard.errors import CompatibilityError
-from softguard.models.attention import layer_windows
+from softguard.models.attention import layer_windows, seen_by_kind
 from softguard.models.chat import turn_end
 
 
@@ -140,9 +140,23 @@ class LanguageModel:
         A model with sliding windows gets the same mask for each of its layer kinds, so it is only for sequences that its
         windows do not cut (`window`).
         """
-        mask = torch.zeros_like(seen, dtype=self.dtype).masked_fill_(~seen, torch.finfo(self.dtype).min)
+        mask = self._additive(seen)
         kinds = set(getattr(self.network.config, "layer_types", None) or ())
         return mask if len(kinds) < 2 else dict.fromkeys(kinds, mask)
+
+    def causal_mask(self, position: Tensor, columns: int) -> Any:
+        """Return what `body` takes where column c of the keys holds position c, and queries stand at `position`, B x T.
+
+        Each layer sees as far back as its own window, whatever rows of other lengths stand beside.
+
+        Raises:
+            CompatibilityError: a network with layers that are not attention.
+        """
+        masks = {kind: self._additive(seen) for kind, seen in seen_by_kind(self.network.config, position, columns).items()}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _additive(self, seen: Tensor) -> Tensor:
+        return torch.zeros_like(seen, dtype=self.dtype).masked_fill_(~seen, torch.finfo(self.dtype).min)
 
     def body(self, **inputs: Any) -> Any:
         """Run the network without its head; returns the output with `last_hidden_state` after the final norm.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from softguard.core.protocols import Progress
+from softguard.models.drawing import log_odds
 from softguard.models.language_model import LanguageModel
-from softguard.models.sampling import log_odds
 from softguard.models.shared_prefix import SharedPrefix
 
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from softguard.models.chat import ChatRenderer
+from softguard.models.decoding import decode_steps
+from softguard.models.drawing import uniforms
 from softguard.models.language_model import LanguageModel
-from softguard.models.sampling import Generation, decode_steps, uniforms
+from softguard.models.sampling import Generation
 from softguard.models.shared_prefix import SharedPrefix
 
 _HALF = "\ufffd"

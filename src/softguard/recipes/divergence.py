@@ -28,7 +28,7 @@ from softguard.evaluation.divergence import (
 from softguard.evaluation.results import MetricValue
 from softguard.evaluation.statistics import Clusters
 from softguard.models import LanguageModel, response_states, sample
-from softguard.models.sampling import log_odds
+from softguard.models.drawing import log_odds
 from softguard.objectives.fused_head import token_figures
 from softguard.recipes.distill import Report
 from softguard.recipes.remembering import RememberingGuard, Store, digest

@@ -15,7 +15,7 @@ from softguard.core.protocols import Progress
 from softguard.errors import DataError
 from softguard.evaluation.harness import HarnessModel, Likelihood
 from softguard.models import ChatRenderer, response_states
-from softguard.models.sampling import log_odds
+from softguard.models.drawing import log_odds
 from softguard.recipes.remembering import Store, digest
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem

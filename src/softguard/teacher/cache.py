@@ -4,7 +4,8 @@ One idea: prompts are cut into shards in an order of their own, and a shard is f
 depends on the model, the settings and the shard, never on what the cache held before, so that the same config gives the same
 drafts bit for bit (low-precision sampling does depend on which rows share a batch). Runs with the same prompts share drafts, and
 another guard judges the drafts that are there. The JSON of a shard is written last: a kill loses at most one shard, and
-processes may fill one cache together.
+processes may fill one cache together. A guard that computes elsewhere than the model judges one shard, drawn and written, while
+the next is being drawn: what it is given, and in which order, is the same.
 
 Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.json` (drafts), `shard-NAME.GUARD.json`
 (verdicts), `shard-NAME.refusal-TEXT.json` (log p(y_r|x), where an objective asked for it).
@@ -13,7 +14,8 @@ Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +47,16 @@ class TeacherSettings:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class _Judging:
+    """A shard whose drafts are written; `verdicts` returns the guard's by prompt key, waiting for them where it must."""
+
+    stem: Path
+    conversations: dict[str, Conversation]
+    drafts: Sequence[dict[str, Any]]
+    verdicts: Callable[[], dict[str, dict[str, Any]]]
+
+
 class TeacherCache:
     """The records of one guarded system with one set of settings.
 
@@ -56,6 +68,9 @@ class TeacherCache:
         shard_size: prompts sampled, judged and written together.
         refusal_log_probs: give the records log p(y_r|x) as well, a forward pass for each prompt.
         ask_again: have the guard judge drafts that it left ungraded before.
+        overlap: let the guard judge, in a thread of its own, while the next shard is drawn. By default where the two do not
+            compete: the model is on an accelerator, or the guard is `remote`. On one processor each would wait for the other's
+            threads.
     """
 
     def __init__(
@@ -67,7 +82,10 @@ class TeacherCache:
         shard_size: int = SHARD_SIZE,
         refusal_log_probs: bool = False,
         ask_again: bool = True,
+        overlap: bool | None = None,
     ) -> None:
+        apart = system.lm.device.type != "cpu" or bool(getattr(system.guard, "remote", False))
+        self._overlap = apart if overlap is None else overlap
         self._system, self._settings = system, settings
         self._max_ungraded, self._shard_size, self._with_refusals = max_ungraded, shard_size, refusal_log_probs
         self._ask_again = ask_again
@@ -122,13 +140,27 @@ class TeacherCache:
         shards = [order[i : i + self._shard_size] for i in range(0, len(order), self._shard_size)][first::every]
         done, total = 0, sum(len(shard) for shard in shards)
         records: dict[str, TeacherRecord | None] = {}
-        for shard in shards:
-            if progress:
-                progress(done, total)
-            within = partial(_within, progress, done, total) if progress else None
-            records |= self._shard(shard, [by_key[k] for k in shard], within)
-            self._stop_where_ungraded(keys, records)
-            done += len(shard)
+        judging: list[_Judging] = []
+
+        def collect() -> None:
+            if judging:
+                records.update(self._judged(judging.pop()))
+                self._stop_where_ungraded(keys, records)
+
+        with ThreadPoolExecutor(1) as worker:
+            for shard in shards:
+                if progress:
+                    progress(done, total)
+                conversations = {k: by_key[k] for k in shard}
+                stem = self._drawn(conversations, partial(_within, progress, done, total) if progress else None)
+                done += len(shard)
+                collect()  # before another is begun: a guard that is gone is asked once
+                drafts = json.loads(stem.with_suffix(".json").read_text())
+                judge = partial(self._verdicts, stem, conversations, drafts)
+                judging.append(_Judging(stem, conversations, drafts, worker.submit(judge).result if self._overlap else judge))
+                if not self._overlap:
+                    collect()
+            collect()
         if progress:
             progress(total, total)
         return records
@@ -141,27 +173,29 @@ class TeacherCache:
             found = f"{ungraded} of {len(keys)} so far ({reason})"
             raise GuardError(f"at most {self._max_ungraded:.0%} ungraded drafts", found, "check the guard; what is done is kept")
 
-    def _shard(
-        self, keys: Sequence[str], conversations: Sequence[Conversation], progress: Progress | None
-    ) -> dict[str, TeacherRecord | None]:
-        """Return a shard's records by prompt key, drawn and judged where the cache lacks them; None where ungraded."""
+    def _drawn(self, conversations: dict[str, Conversation], progress: Progress | None) -> Path:
+        """Return the stem of a shard's files; its drafts are drawn and written where the cache lacks them."""
+        keys = list(conversations)
         stem = self._folder / f"shard-{_digest(''.join(keys))[:16]}"
         if not stem.with_suffix(".json").exists():
-            self._write_drafts(stem, keys, conversations, progress)
-        drafts = json.loads(stem.with_suffix(".json").read_text())
-        by_key = dict(zip(keys, conversations, strict=True))
-        verdicts = self._verdicts(stem, by_key, drafts)
-        refusals = self._refusals(stem, keys, conversations) if self._with_refusals else {}
+            self._write_drafts(stem, keys, list(conversations.values()), progress)
+        return stem
+
+    def _judged(self, shard: "_Judging") -> dict[str, TeacherRecord | None]:
+        """Return a shard's records by prompt key, None where ungraded; what the guard raised is raised here."""
+        verdicts = shard.verdicts()
+        keys, conversations = list(shard.conversations), list(shard.conversations.values())
+        refusals = self._refusals(shard.stem, keys, conversations) if self._with_refusals else {}
         out: dict[str, TeacherRecord | None] = {}
-        with safe_open(stem.with_suffix(".safetensors"), "pt") as file:
-            for number, draft in enumerate(drafts):
+        with safe_open(shard.stem.with_suffix(".safetensors"), "pt") as file:
+            for number, draft in enumerate(shard.drafts):
                 verdict = verdicts[draft["key"]]
                 out[draft["key"]] = None
                 if verdict["alpha"] is None:
                     self._reasons[str(verdict["ungraded"])] += 1
                 if verdict["alpha"] is not None:
                     said = Verdict(verdict["alpha"], verdict["categories"])
-                    weighed = self._system.weigh_verdict(by_key[draft["key"]], draft["text"], said)
+                    weighed = self._system.weigh_verdict(shard.conversations[draft["key"]], draft["text"], said)
                     out[draft["key"]] = TeacherRecord(
                         id=draft["key"],
                         response_ids=tuple(draft["ids"]),

@@ -8,7 +8,7 @@ from functools import cached_property
 from softguard.core import REFUSAL_TEXT, Conversation, Guard, Piece, Reply, ReplySettings, Verdict
 from softguard.core.protocols import Progress
 from softguard.models import ChatRenderer, KnownPrefix, LanguageModel, sample, stream
-from softguard.models.sampling import uniforms
+from softguard.models.drawing import uniforms
 from softguard.teacher.policy import Policy
 from softguard.teacher.record import Outcome
 

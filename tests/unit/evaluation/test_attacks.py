@@ -17,7 +17,7 @@ from softguard.evaluation.attacks.gcg import GCG, printable, variants
 from softguard.evaluation.attacks.soft_embedding import SOFT_EMBEDDING
 from softguard.evaluation.attacks.victim import OPENING, Scorer
 from softguard.models import ChatRenderer, response_states
-from softguard.models.sampling import log_odds
+from softguard.models.drawing import log_odds
 from tests.fakes import tiny_model
 
 REQUEST = "hello"

@@ -9,6 +9,7 @@ from softguard.core import Conversation, Verdict
 from softguard.errors import ConfigError, SourceError
 from softguard.guards.cascade import Cascade, CascadeConfig
 from softguard.guards.ensemble import Ensemble, EnsembleConfig
+from softguard.guards.openai_server import ServerGuard
 from softguard.guards.registry import guard_sources, load_guard, make_guard
 from tests.unit.guards.tiny_backbone import write_tiny_backbone
 from tests.unit.guards.tiny_classifier import write_tiny_classifier
@@ -68,6 +69,15 @@ def test_fingerprints_hold_rule_and_members():
     found = {Ensemble(c, m).fingerprint for c in configs for m in ([a, b], [b, a])}
     assert len(found) == 4
     assert Ensemble(configs[0], [a, b]).num_parameters == 20
+
+
+def test_guards_together_are_remote_where_each_of_them_is():
+    here, away, there = Scripted("a", 1.0), Scripted("b", 1.0), Scripted("c", 1.0)
+    away.remote = there.remote = True
+    for pair, remote in (((away, there), True), ((here, away), False), ((away, here), False)):
+        assert Cascade(CascadeConfig(first="a", then="b"), *pair).remote is remote
+        assert Ensemble(EnsembleConfig(members=("a", "b")), pair).remote is remote
+    assert ServerGuard.remote
 
 
 def test_a_cascade_asks_the_strong_guard_only_where_it_must():

@@ -6,7 +6,7 @@ import torch
 
 from softguard.models import response_states
 from softguard.models.attention import GROUPED, attention_for
-from softguard.models.sampling import _choose
+from softguard.models.drawing import choose
 from tests.fakes import tiny_model
 
 PROMPTS = [[1, 2, 3, -1, 4], [9, 8, -2], [5, 6, 7, 8, 9, 10, -1]]
@@ -42,11 +42,11 @@ def test_draws_are_those_of_the_plain_inverse_transform(size: int) -> None:
     for temperature in (1.0, 0.7):
         cumulative = torch.softmax(logits / temperature, -1).double().cumsum(-1)
         plain = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(1)
-        assert torch.equal(_choose(logits, temperature, uniform), plain)
+        assert torch.equal(choose(logits, temperature, uniform), plain)
 
 
 def test_what_is_impossible_is_never_drawn() -> None:
     logits = torch.zeros(500, 600)
     logits[:, ::2] = -torch.inf
-    drawn = _choose(logits, 1.0, torch.linspace(0, 1 - 1e-9, 500, dtype=torch.float64))
+    drawn = choose(logits, 1.0, torch.linspace(0, 1 - 1e-9, 500, dtype=torch.float64))
     assert (drawn % 2 == 1).all()

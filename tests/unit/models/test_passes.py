@@ -7,7 +7,7 @@ import torch
 
 from softguard.errors import SourceError
 from softguard.models import load_model, response_states
-from softguard.models.sampling import drawing_device
+from softguard.models.drawing import drawing_device
 from tests.fakes import tiny_model
 
 

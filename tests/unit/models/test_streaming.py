@@ -55,7 +55,7 @@ def test_virtual_tokens_and_the_operating_point_count(lm):
 def test_half_a_character_waits_for_its_other_half(lm, monkeypatch):
     said = [*lm.tokenizer("  né €!  ", add_special_tokens=False)["input_ids"], lm.tokenizer.eos_token_id]
     script = iter(said)
-    monkeypatch.setattr("softguard.models.sampling._choose", lambda logits, *_: torch.tensor([next(script)]))
+    monkeypatch.setattr("softguard.models.decoding.choose", lambda logits, *_: torch.tensor([next(script)]))
     steps = list(stream(lm, ChatRenderer(lm.tokenizer), PROMPTS[0], "a", **options()))
     pieces = [s.text for s in steps]
     assert "".join(pieces) == "né €!"

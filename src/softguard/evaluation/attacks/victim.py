@@ -15,7 +15,7 @@ from torch import Tensor
 
 from softguard.evaluation.wrappers.prefill import BEGINNING
 from softguard.models import LanguageModel
-from softguard.models.sampling import log_odds
+from softguard.models.drawing import log_odds
 from softguard.models.shared_prefix import SharedPrefix
 
 OPENING = BEGINNING
