@@ -5,7 +5,7 @@ python -m benchmarks.speed.training_step [--json] [--rounds 5] [--batch 8] [--to
 
 Every contender takes the same step on the same ids: forward KL from the base model along the response, backward, gradient
 clipping, Adam. The usual loop runs the teacher in each step and has logits on all positions; ours reads the teacher's states from
-the cache, which one pass over the data fills for all epochs. TRL's trainers learn no soft prompt: a LoRA is compared (`trl_step`).
+the cache, which one pass over the data fills for all epochs. TRL's trainers learn no soft prompt: a LoRA stands in (`trl_step`).
 `matrix_products` multiplies what our step has to multiply and nothing else: linear layers and attention forwards and backwards to
 the input, head on response positions.
 """
