@@ -35,7 +35,7 @@ Step = Callable[[], float]
 def missing(needs: Sequence[str] = NEEDS) -> str | None:
     """Return why TRL cannot be run here, None where it can."""
     absent = [name for name in needs if find_spec(name) is None]
-    return f"not installed: {', '.join(absent)} (pip install --group speed)" if absent else None
+    return f"not installed: {', '.join(absent)} (pip install 'trl>=1.16,<1.17')" if absent else None
 
 
 def lora(lm: LanguageModel) -> Adapter:
@@ -49,9 +49,8 @@ def steps(lm: LanguageModel, given: Tensor, response: int) -> dict[str, Step]:
     def network() -> Any:
         return load_model(MODEL, dtype=lm.dtype, attention="sdpa").network
 
-    teacher = network()
     makers = dict(zip(RIVALS, (gkd_step, distillation_step), strict=True))
-    return {name: make(network(), teacher, lm.tokenizer, given, response) for name, make in makers.items()}
+    return {name: make(network(), network(), lm.tokenizer, given, response) for name, make in makers.items()}
 
 
 def comparison(seconds: Mapping[str, list[float]], dtype: str, left_out: str | None) -> dict[str, Any]:
