@@ -111,7 +111,8 @@ def distillation_step(student: Any, teacher: Any, tokenizer: Any, given: Tensor,
 
 
 def _step(trainer: Any, batch: Mapping[str, Tensor], count: Tensor | None) -> Step:
-    """Return what the trainer's loop does in one step."""
+    """Return what the trainer's loop does in one step, which is of one batch."""
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     trainer.create_optimizer_and_scheduler(_STEPS)
     model, optimiser = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
 

@@ -72,5 +72,5 @@ def test_a_plot_is_written(tmp_path):
     ]
     memory.plot(curve, tmp_path / "sub" / "memory.svg")
     drawn = (tmp_path / "sub" / "memory.svg").read_text()
-    assert drawn.count("<!-- softguard, ") == len(memory.VOCABULARIES)
-    assert drawn.count("<!-- usual loop, ") == len(memory.VOCABULARIES)
+    assert drawn.count(">softguard, ") == len(memory.VOCABULARIES)
+    assert drawn.count(">usual loop, ") == len(memory.VOCABULARIES)
