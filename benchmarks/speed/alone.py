@@ -31,15 +31,23 @@ def in_a_process_of_its_own(module: str, case: Mapping[str, Any]) -> dict[str, A
 
 def resident_bytes() -> int:
     """Return the resident set now; where the kernel does not say, the highest so far."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("VmRSS:")), peak_bytes())
+    return _status("VmRSS") or peak_bytes()
 
 
 def peak_bytes() -> int:
-    """Return the highest resident set since `reset_peak`."""
+    """Return the highest resident set since `reset_peak`.
+
+    Not `ru_maxrss` where the kernel says more: a process inherits that one from whoever started it, and it is never set back.
+    """
     found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found if sys.platform == "darwin" else found * 1024  # bytes there, KiB elsewhere
+    return _status("VmHWM") or (found if sys.platform == "darwin" else found * 1024)  # bytes there, KiB elsewhere
+
+
+def _status(name: str) -> int | None:
+    """Return a figure of this process's memory in bytes, None where the kernel has no such file."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith(f"{name}:")), None)
 
 
 def reset_peak() -> bool:

@@ -7,7 +7,8 @@ Steps are those of `training_step` on the embedded model, in the type that is fa
 response. Heads are random, of SmolLM2's width: forward KL and its gradient with respect to the student's states, ours
 (`token_figures`, in chunks) beside all logits in plain PyTorch, each in a process of its own, whose peak is above what it held
 with head and states. How a whole step's peak grows is in `memory`. `exponents` say by what power a figure grew between the two
-ends: 1 is in proportion, 0 is not at all.
+ends: 1 is in proportion, 0 is not at all. Where `reset` is false the kernel cannot set a peak back, and it has the making of the
+head in it.
 """
 
 import argparse

@@ -5,7 +5,7 @@ python -m benchmarks.speed.memory [--json] [--rounds 3] [--model gemma3-270m] [-
 
 Every figure is of a process of its own: it loads the model and makes its weights resident, notes its resident set, takes what a
 step needs beforehand (ours: the teacher's states), sets the kernel's high-water mark back, and takes the steps. Reported is that
-mark (`ru_maxrss`) less the resident set with the model loaded: activations, logits, gradients, optimiser, and whatever the
+mark (`VmHWM`) less the resident set with the model loaded: activations, logits, gradients, optimiser, and whatever the
 allocator keeps. The usual loop is `training_step.usual_step`: teacher in the loop, logits on all positions, divergence in
 float32. The curves are of a two-layer model of random weights, so that the body is small and what the head costs shows.
 """
@@ -188,7 +188,7 @@ def main() -> None:
         found |= {"curve": curve, "growth": {name: growth(curve, name) for name in CONTENDERS}}
         if not a.json:
             plot(curve, OUT / "memory_curve.svg")
-    measured_as = "ru_maxrss during the steps less the resident set with the model loaded, a process each"
+    measured_as = "VmHWM during the steps less the resident set with the model loaded, a process each"
     settings = {k: v for k, v in vars(a).items() if k != "case"}
     publish("memory", {**found, "measured": measured_as, **machine(), "settings": settings}, only_json=a.json)
 
