@@ -30,5 +30,5 @@ def test_a_peak_is_of_what_came_after_it_was_set_back():
 
 
 def test_a_process_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="no such contender"):
+    with pytest.raises(RuntimeError, match="missing 4 required"):
         in_a_process_of_its_own(curves.MODULE, {"contender": "no such contender"})
