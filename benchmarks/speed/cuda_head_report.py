@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from softguard.core.files import write_atomically
+from benchmarks.speed.plots import save
 from softguard.reports.drawing import DASHES, MARKERS, SERIES, STYLE
 
 HEADS = {"smollm2": "SmolLM2: 49,152 tokens, width 576", "gemma3-270m": "Gemma 3 270M: 262,144 tokens, width 640"}
@@ -97,13 +97,7 @@ def main() -> None:
     options.add_argument("result", type=Path, help="what `cuda_head --json` wrote")
     path = options.parse_args().result
     found = json.loads(path.read_text(encoding="utf-8"))
-    figure = plot(found)
-
-    def write(partial: Path) -> None:
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(partial, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-
-    write_atomically(path.with_suffix(".svg"), write)
+    save(plot(found), path.with_suffix(".svg"))
     print(table(found))
 
 

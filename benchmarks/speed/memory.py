@@ -5,7 +5,7 @@ python -m benchmarks.speed.memory [--json] [--rounds 3] [--model gemma3-270m] [-
 
 Every figure is of a process of its own: it loads the model and makes its weights resident, notes its resident set, takes what a
 step needs beforehand (ours: the teacher's states), sets the kernel's high-water mark back, and takes the steps. Reported is that
-mark (`ru_maxrss`) less the resident set with the model loaded: activations, logits, gradients, optimiser, and whatever the
+mark (`VmHWM`) less the resident set with the model loaded: activations, logits, gradients, optimiser, and whatever the
 allocator keeps. The usual loop is `training_step.usual_step`: teacher in the loop, logits on all positions, divergence in
 float32. The curves are of a two-layer model of random weights, so that the body is small and what the head costs shows.
 """
@@ -13,9 +13,6 @@ float32. The curves are of a two-layer model of random weights, so that the body
 import argparse
 import gc
 import json
-import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +24,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.speed.alone import MIB, in_a_process_of_its_own, peak_bytes, reset_peak, resident_bytes
+from benchmarks.speed.plots import save
 from benchmarks.speed.rounds import DTYPES, OUT, machine, own_dtype, parser, publish
 from benchmarks.speed.training_step import ids, ours, usual_step
 from softguard.models import LanguageModel, load_model
@@ -39,8 +38,7 @@ CONTENDERS = ("usual", "softguard")
 VOCABULARIES = (8_192, 32_768, 131_072)
 SEQUENCES = (64, 128, 256, 512)
 TINY = "tiny"
-_CLEAR = Path("/proc/self/clear_refs")
-_MIB = 2**20
+MODULE = "benchmarks.speed.memory"
 
 
 @dataclass(frozen=True)
@@ -85,56 +83,25 @@ def measure(case: Case) -> dict[str, Any]:
     lm = load(case)
     given = ids(case.batch, case.tokens, lm.network.config.vocab_size)
     gc.collect()
-    loaded = _resident()
+    loaded = resident_bytes()
     step: Callable[[], object] = (
         ours(lm, given, case.response, case.virtual)
         if case.contender == "softguard"
         else usual_step(lm.network, given, case.response, case.virtual)
     )
     gc.collect()
-    reset = _reset_peak()
+    reset = reset_peak()
     for _ in range(STEPS):
         step()
-    return {"loaded": loaded, "peak": _peak(), "reset": reset}
-
-
-def _resident() -> int:
-    """Return the resident set now; where the kernel does not say, the highest so far."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("VmRSS:")), _peak())
-
-
-def _peak() -> int:
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found if sys.platform == "darwin" else found * 1024  # bytes there, KiB elsewhere
-
-
-def _reset_peak() -> bool:
-    """Set the high-water mark to the resident set; False where that cannot be done (the mark then has the loading in it)."""
-    try:
-        _CLEAR.write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def in_a_process_of_its_own(case: Case) -> dict[str, Any]:
-    """Return what a fresh process measured."""
-    command = [sys.executable, "-m", "benchmarks.speed.memory", "--case", json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{case}: {done.stderr.strip().splitlines()[-1:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return {"loaded": loaded, "peak": peak_bytes(), "reset": reset}
 
 
 def above_loaded_mib(case: Case, rounds: int, console: Console) -> list[float]:
     """Return for each round the peak less the resident set with the model loaded, in MiB."""
     found = []
     for _ in range(rounds):
-        result = in_a_process_of_its_own(case)
-        found.append(round((result["peak"] - result["loaded"]) / _MIB, 1))
+        result = in_a_process_of_its_own(MODULE, asdict(case))
+        found.append(round((result["peak"] - result["loaded"]) / MIB, 1))
     size = f"vocabulary {case.vocabulary}, " if case.vocabulary else ""
     console.print(f"{case.contender}_{case.dtype} {case.model}, {size}{case.tokens} tokens: {found} MiB", highlight=False)
     return found
@@ -173,8 +140,7 @@ def plot(curve: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_xticks(SEQUENCES, [str(s) for s in SEQUENCES])
     axes.minorticks_off()
     figure.legend(loc="outside right upper", frameon=False)
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path)
 
 
 def _options() -> argparse.Namespace:
@@ -208,7 +174,12 @@ def main() -> None:
         }
         middle = {name: median(values) for name, values in peaks.items()}
         shares = {d: round(middle[f"softguard_{d}"] / middle[f"usual_{d}"], 4) for d in DTYPES if f"usual_{d}" in middle}
-        found |= {"softguard_dtype": own_dtype(), "share_of_usual": shares, "median_peak_mib": middle, "peak_mib": peaks}
+        found |= {
+            "softguard_dtype": own_dtype(without_bf16=a.without_bf16),
+            "share_of_usual": shares,
+            "median_peak_mib": middle,
+            "peak_mib": peaks,
+        }
     if not a.without_curves:
         curve = []
         for vocabulary, tokens, cases in curve_cases(a.batch):
@@ -216,8 +187,8 @@ def main() -> None:
             curve.append({"vocabulary": vocabulary, "tokens": tokens, **measured})
         found |= {"curve": curve, "growth": {name: growth(curve, name) for name in CONTENDERS}}
         if not a.json:
-            plot(curve, OUT / "memory.svg")
-    measured_as = "ru_maxrss during the steps less the resident set with the model loaded, a process each"
+            plot(curve, OUT / "memory_curve.svg")
+    measured_as = "VmHWM during the steps less the resident set with the model loaded, a process each"
     settings = {k: v for k, v in vars(a).items() if k != "case"}
     publish("memory", {**found, "measured": measured_as, **machine(), "settings": settings}, only_json=a.json)
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.speed.plots import bars, save
+from softguard.core.files import write_atomically
 from softguard.models import LanguageModel, best_device, fast_dtype, load_model, processor_name
 
 MODEL = "smollm2-135m"
@@ -36,17 +38,26 @@ def models(*, without_bf16: bool) -> Iterator[tuple[str, LanguageModel]]:
             yield name, load_model(MODEL, dtype=dtype)
 
 
-def own_dtype() -> str:
-    """Return the short name of the type that `model.dtype = "auto"` takes here."""
+def own_dtype(*, without_bf16: bool = False) -> str:
+    """Return the short name of the type that `model.dtype = "auto"` takes here, of those that are measured."""
+    if without_bf16:
+        return "fp32"
     return next(name for name, dtype in DTYPES.items() if dtype == fast_dtype(best_device()))
 
 
-def timed_rounds(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each contender in each round; every one runs once before, untimed, and the order turns."""
+def timed_rounds(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: Callable[[], object] | None = None
+) -> dict[str, list[float]]:
+    """Return the seconds of each contender in each round, whose order turns.
+
+    Every contender runs once before, untimed; where that takes too long `warm_up` is run instead of them all.
+    """
     names = list(contenders)
     console = Console(stderr=True)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
+    if warm_up:
+        warm_up()
+    for number in range(1 if warm_up else 0, rounds + 1):
         turned = names[number % len(names) :] + names[: number % len(names)]
         for name in turned:
             started = time.perf_counter()
@@ -84,12 +95,14 @@ def machine() -> dict[str, Any]:
 
 
 def publish(name: str, found: Mapping[str, Any], *, only_json: bool) -> None:
-    """Print the result as one JSON object; without --json write it to `results/NAME.json` as well."""
+    """Print the result as one JSON object; without --json write it to `results/NAME.json` as well, and its bars beside it."""
     text = json.dumps(found, indent=1)
     print(text)
     if not only_json:
         OUT.mkdir(exist_ok=True)
-        (OUT / f"{name}.json").write_text(text + "\n")
+        write_atomically(OUT / f"{name}.json", text + "\n")
+        if figure := bars(found):
+            save(figure, OUT / f"{name}.svg")
 
 
 def _version(package: str) -> str | None:

@@ -65,7 +65,7 @@ def main() -> None:
         contenders[f"generate_{name}"] = static_batches(lm.dtype, prompts, a.tokens, lm.turn_end_id)
         contenders[f"softguard_{name}"] = ours(lm, prompts, a.tokens)
     seconds = timed_rounds(contenders, a.rounds)
-    fast = own_dtype()
+    fast = own_dtype(without_bf16=a.without_bf16)
     best = f"softguard_{fast}"
     found = result(
         seconds,

@@ -1,27 +1,31 @@
 """One step of distilling into a soft prompt, beside PEFT's prompt tuning with the usual loop and the bare matrix products.
 
 python -m benchmarks.speed.training_step [--json] [--rounds 5] [--batch 8] [--tokens 128] [--response 40] [--virtual 20]
+    [--without-bf16] [--without-trl]
 
 Every contender takes the same step on the same ids: forward KL from the base model along the response, backward, gradient
 clipping, Adam. The usual loop runs the teacher in each step and has logits on all positions; ours reads the teacher's states from
-the cache, which one pass over the data fills for all epochs.
+the cache, which one pass over the data fills for all epochs. TRL's trainers learn no soft prompt: a LoRA stands in (`trl_step`).
 `matrix_products` multiplies what our step has to multiply and nothing else: linear layers and attention forwards and backwards to
 the input, head on response positions.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from peft import PromptTuningConfig, TaskType, get_peft_model
 
+from benchmarks.speed import trl_step
 from benchmarks.speed.rounds import MODEL, models, own_dtype, parser, publish, ratio, result, timed_rounds
-from softguard.adapters import SoftPrompt, SoftPromptConfig
+from softguard.adapters import Adapter, SoftPrompt, SoftPromptConfig
 from softguard.models import LanguageModel, RenderedPrompt, load_model, response_states
 from softguard.objectives.dense import DenseConfig, dense
 from softguard.teacher import TeacherRecord
 from softguard.training import Example, TrainingConfig, optimiser_step
+
+Batch = TypeVar("Batch")
 
 
 def ids(rows: int, tokens: int, vocabulary: int) -> torch.Tensor:
@@ -37,21 +41,44 @@ def teacher_states(lm: LanguageModel, given: torch.Tensor, response: int) -> lis
     return [found.states[found.row == i].to(torch.bfloat16) for i in range(len(given))]
 
 
-def ours(lm: LanguageModel, given: torch.Tensor, response: int, virtual: int) -> Callable[[], object]:
-    """Return our step, the very one that the loop takes."""
-    examples = [
+def examples(given: torch.Tensor, states: Sequence[torch.Tensor], response: int) -> list[Example]:
+    """Return rows of ids with the teacher's states as the loop takes them."""
+    return [
         Example(
             RenderedPrompt(tuple(row[:-response].tolist()), {"front": 0}),
-            TeacherRecord(str(i), tuple(row[-response:].tolist()), "", True, 1.0, {}, 0.0, states),
+            TeacherRecord(str(i), tuple(row[-response:].tolist()), "", True, 1.0, {}, 0.0, of),
             harmful=False,
         )
-        for i, (row, states) in enumerate(zip(given, teacher_states(lm, given, response), strict=True))
+        for i, (row, of) in enumerate(zip(given, states, strict=True))
     ]
-    adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=virtual), lm, 0)
+
+
+def our_step(lm: LanguageModel, adapter: Adapter) -> Callable[[Sequence[Example]], dict[str, float]]:
+    """Return the very step that the loop takes, as a function of a batch."""
     optimiser = torch.optim.Adam(adapter.parameters(), lr=1e-4)
     objective, config = dense(DenseConfig(kind="forward_kl")), TrainingConfig(token_budget=1 << 20)
     refusal = [1, lm.turn_end_id]
-    return lambda: optimiser_step(lm, adapter, objective, [examples], refusal, config, optimiser, 0)
+    return lambda batch: optimiser_step(lm, adapter, objective, [batch], refusal, config, optimiser, 0)
+
+
+def soft_prompt(lm: LanguageModel, virtual: int) -> SoftPrompt:
+    """Return a fresh soft prompt."""
+    return SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=virtual), lm, 0)
+
+
+def ours(lm: LanguageModel, given: torch.Tensor, response: int, virtual: int) -> Callable[[], object]:
+    """Return our step with a soft prompt on one batch."""
+    return on(our_step(lm, soft_prompt(lm, virtual)), examples(given, teacher_states(lm, given, response), response))
+
+
+def our_lora(lm: LanguageModel, given: torch.Tensor, response: int) -> Callable[[], object]:
+    """Return our step with the LoRA that TRL's trainers have, on one batch."""
+    return on(our_step(lm, trl_step.lora(lm)), examples(given, teacher_states(lm, given, response), response))
+
+
+def on(step: Callable[[Batch], object], batch: Batch) -> Callable[[], object]:
+    """Return the step on this batch, always."""
+    return lambda: step(batch)
 
 
 def usual_loop(lm: LanguageModel, given: torch.Tensor, response: int, virtual: int) -> Callable[[], object]:
@@ -60,13 +87,18 @@ def usual_loop(lm: LanguageModel, given: torch.Tensor, response: int, virtual: i
 
 
 def usual_step(base: Any, given: torch.Tensor, response: int, virtual: int) -> Callable[[], object]:
+    """Return the usual step on one batch."""
+    return on(usual_steps(base, response, virtual), given)
+
+
+def usual_steps(base: Any, response: int, virtual: int) -> Callable[[torch.Tensor], object]:
     """Return the step of PEFT's prompt tuning as its documentation has it, with the teacher beside it in the loop."""
     config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=virtual)
     student: Any = get_peft_model(base, config)
     optimiser = torch.optim.Adam((p for p in student.parameters() if p.requires_grad), lr=1e-4)
-    mask = torch.ones_like(given)
 
-    def step() -> None:
+    def step(given: torch.Tensor) -> None:
+        mask = torch.ones_like(given)
         optimiser.zero_grad()
         with torch.no_grad(), student.disable_adapter():
             teacher = student(input_ids=given, attention_mask=mask).logits
@@ -120,15 +152,20 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=128, help="of prompt and response together")
     options.add_argument("--response", type=int, default=40)
     options.add_argument("--virtual", type=int, default=20)
+    options.add_argument("--without-trl", action="store_true", help="leave out TRL's trainers and the LoRA beside them")
     a = options.parse_args()
+    left_out = "left out by --without-trl" if a.without_trl else trl_step.missing()
     contenders: dict[str, Callable[[], object]] = {}
     for name, lm in models(without_bf16=a.without_bf16):
         given = ids(a.batch, a.tokens, lm.network.config.vocab_size)
         contenders[f"peft_{name}"] = usual_loop(lm, given, a.response, a.virtual)
         contenders[f"softguard_{name}"] = ours(lm, given, a.response, a.virtual)
         contenders[f"matrix_products_{name}"] = matrix_products(lm, a.batch, a.tokens + a.virtual - 1, a.response)
+        if not left_out:
+            contenders |= {f"{rival}_{name}": step for rival, step in trl_step.steps(lm, given, a.response).items()}
+            contenders[f"{trl_step.OURS}_{name}"] = our_lora(lm, given, a.response)
     seconds = timed_rounds(contenders, a.rounds)
-    fast = own_dtype()
+    fast = own_dtype(without_bf16=a.without_bf16)
     best = f"softguard_{fast}"
     found = result(
         seconds,
@@ -137,7 +174,7 @@ def main() -> None:
         ratio_vs_peft_fp32=ratio(seconds, "peft_fp32", best),
         ratio_vs_peft_same_dtype=ratio(seconds, f"peft_{fast}", best),
         ratio_to_matmul_floor=ratio(seconds, best, f"matrix_products_{fast}"),
-        ratio_vs_trl=None,
+        **trl_step.comparison(seconds, fast, left_out),
         tokens_per_second=round(a.batch * (a.tokens + a.virtual) / sorted(seconds[best])[len(seconds[best]) // 2], 1),
         settings=vars(a),
     )
