@@ -13,7 +13,7 @@ Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -85,6 +85,11 @@ class TeacherCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._folder / "settings.json", described)
 
+    @property
+    def key(self) -> str:
+        """What names the drafts and verdicts of this cache: equal where model, settings, kind of device and guard are."""
+        return f"{self._folder.name}/{self._guard}"
+
     def records(
         self, ids: Sequence[str], conversations: Sequence[Conversation], progress: Progress | None = None
     ) -> list[TeacherRecord]:
@@ -99,13 +104,33 @@ class TeacherCache:
         records = self._of_shards(keys, conversations, progress)
         return [replace(record, id=i) for i, k in zip(ids, keys, strict=True) if (record := records[k]) is not None]
 
-    def fill(self, conversations: Sequence[Conversation], index: int, of: int, progress: Progress | None = None) -> None:
+    def fill(
+        self, conversations: Sequence[Conversation], index: int = 0, of: int = 1, progress: Progress | None = None
+    ) -> Counter[str]:
         """Sample and judge what the cache lacks of every `of`-th shard from the `index`-th on: one process's part of the work.
+
+        Returns:
+            Why drafts of these shards are ungraded, with how many for each reason.
 
         Raises:
             GuardError: see `records`.
         """
+        before = self._reasons.copy()
         self._of_shards([_digest(json.dumps(c.to_dicts())) for c in conversations], conversations, progress, index, of)
+        return self._reasons - before
+
+    def lacking(self, conversations: Sequence[Conversation]) -> dict[Path, list[Conversation]]:
+        """Return the shards that the cache does not hold whole, by the stem of their files: filled alone, each is the same."""
+        by_key = {_digest(json.dumps(c.to_dicts())): c for c in conversations}
+        stems = {self._stem(shard): [by_key[k] for k in shard] for shard in self._cut(by_key)}
+        return {stem: shard for stem, shard in stems.items() if not self.has(stem)}
+
+    def has(self, stem: Path) -> bool:
+        """Return whether a shard is there, drawn and judged."""
+        ends = (".safetensors", ".json", f".{self._guard}.json")
+        return all(stem.with_suffix(end).exists() for end in ends) and not (
+            self._with_refusals and not self._refusal_file(stem).exists()
+        )
 
     def _of_shards(
         self,
@@ -117,9 +142,7 @@ class TeacherCache:
     ) -> dict[str, TeacherRecord | None]:
         """Return the records of every `every`-th shard by prompt key, None where ungraded."""
         by_key = dict(zip(keys, conversations, strict=True))
-        # Prompts of like length share a shard, so that its batches are tight.
-        order = sorted(by_key, key=lambda k: (len(by_key[k].prompt), k))
-        shards = [order[i : i + self._shard_size] for i in range(0, len(order), self._shard_size)][first::every]
+        shards = self._cut(by_key)[first::every]
         done, total = 0, sum(len(shard) for shard in shards)
         records: dict[str, TeacherRecord | None] = {}
         for shard in shards:
@@ -133,19 +156,33 @@ class TeacherCache:
             progress(total, total)
         return records
 
+    def _cut(self, by_key: Mapping[str, Conversation]) -> list[list[str]]:
+        """Return the keys in shards. Prompts of like length share one, so that its batches are tight."""
+        order = sorted(by_key, key=lambda k: (len(by_key[k].prompt), k))
+        return [order[i : i + self._shard_size] for i in range(0, len(order), self._shard_size)]
+
+    def _stem(self, keys: Sequence[str]) -> Path:
+        return self._folder / f"shard-{_digest(''.join(keys))[:16]}"
+
     def _stop_where_ungraded(self, keys: Sequence[str], records: dict[str, TeacherRecord | None]) -> None:
-        """Raise as soon as more drafts are ungraded than allowed of all: a guard that is gone must not cost the other drafts."""
-        ungraded = sum(records.get(k, True) is None for k in keys)
-        if ungraded > self._max_ungraded * len(keys):
-            ((reason, _),) = self._reasons.most_common(1)
-            found = f"{ungraded} of {len(keys)} so far ({reason})"
+        self.check_ungraded(sum(records.get(k, True) is None for k in keys), len(keys), self._reasons)
+
+    def check_ungraded(self, ungraded: int, of: int, reasons: Counter[str]) -> None:
+        """Raise as soon as more drafts are ungraded than allowed of all: a guard that is gone must not cost the other drafts.
+
+        Raises:
+            GuardError: they are.
+        """
+        if ungraded > self._max_ungraded * of:
+            ((reason, _),) = reasons.most_common(1)
+            found = f"{ungraded} of {of} so far ({reason})"
             raise GuardError(f"at most {self._max_ungraded:.0%} ungraded drafts", found, "check the guard; what is done is kept")
 
     def _shard(
         self, keys: Sequence[str], conversations: Sequence[Conversation], progress: Progress | None
     ) -> dict[str, TeacherRecord | None]:
         """Return a shard's records by prompt key, drawn and judged where the cache lacks them; None where ungraded."""
-        stem = self._folder / f"shard-{_digest(''.join(keys))[:16]}"
+        stem = self._stem(keys)
         if not stem.with_suffix(".json").exists():
             self._write_drafts(stem, keys, conversations, progress)
         drafts = json.loads(stem.with_suffix(".json").read_text())
@@ -206,14 +243,21 @@ class TeacherCache:
     def _refusals(self, stem: Path, keys: Sequence[str], conversations: Sequence[Conversation]) -> dict[str, float]:
         """Return log p(y_r|x) by prompt key, scored where the cache lacks it."""
         system = self._system
-        refusal = [*system.renderer.encode_response(system.refusal_text), system.lm.turn_end_id]
-        path = stem.with_suffix(f".refusal-{_digest(json.dumps(refusal))[:12]}.json")
+        path = self._refusal_file(stem)
         if not path.exists():
             prompts = [system.renderer.render(c).ids for c in conversations]
-            found = response_log_probs(system.lm, prompts, [refusal] * len(prompts))
+            found = response_log_probs(system.lm, prompts, [self._refusal] * len(prompts))
             write_atomically(path, json.dumps(dict(zip(keys, found, strict=True))))
         scored: dict[str, float] = json.loads(path.read_text())
         return scored
+
+    @property
+    def _refusal(self) -> list[int]:
+        """The ids of y_r."""
+        return [*self._system.renderer.encode_response(self._system.refusal_text), self._system.lm.turn_end_id]
+
+    def _refusal_file(self, stem: Path) -> Path:
+        return stem.with_suffix(f".refusal-{_digest(json.dumps(self._refusal))[:12]}.json")
 
     def _verdicts(
         self, stem: Path, conversations: dict[str, Conversation], drafts: Sequence[dict[str, Any]]
