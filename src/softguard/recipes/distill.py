@@ -32,9 +32,9 @@ from softguard.recipes.config import Config, on_this_machine, resolved, validate
 from softguard.recipes.drafting import fill_on_workers
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
+from softguard.recipes.teacher_cache import described_server, split_by_source, teacher_cache
 from softguard.runs import RunDir
-from softguard.sources import cache_dir
-from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, TeacherSettings, load_policy
+from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, load_policy
 from softguard.training import Example, TrainingResult, check_same_tokenizer, check_shares, fit, train
 
 POLICY_FILE = "policy.toml"
@@ -226,19 +226,6 @@ def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report
     return [(Example(render(row.conversation), k, row.label == "harmful", row.conversation), row) for row, k in found]
 
 
-def teacher_cache(config: Config, teacher: GuardedSystem, *, ask_again: bool = True, max_ungraded: float = 0.01) -> TeacherCache:
-    """Return the cache of a teacher's records as a config wants them."""
-    settings = TeacherSettings(config.teacher.max_new_tokens, config.teacher.temperature, config.teacher.seed)
-    refusals = "preference" in OBJECTIVES.get(config.objective.kind)(config.objective).needs
-    where = cache_dir() / "teacher"
-    return TeacherCache(where, teacher, settings, max_ungraded, refusal_log_probs=refusals, ask_again=ask_again)
-
-
-def split_by_source(rows: Sequence[PromptRow]) -> list[list[PromptRow]]:
-    """Return the rows source by source: each has shards of its own, so that runs that share a source share its drafts."""
-    return [[r for r in rows if r.source == source] for source in sorted({r.source for r in rows})]
-
-
 def sample_on_workers(parts: Parts, splits: Sequence[Sequence[PromptRow]], cluster: Cluster, report: Report) -> None:
     """Have the workers of a cluster sample and judge what the cache lacks of the splits.
 
@@ -291,7 +278,7 @@ def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
     path = run.path / "provenance.json"
     if path.exists():
         before = json.loads(path.read_text())
-        for key in ("model", "guard", "training_prompts_sha256", "policy_sha256"):
+        for key in ("model", "guard", "draft_server", "training_prompts_sha256", "policy_sha256"):
             if before.get(key) != made_by.get(key):
                 raise CompatibilityError(
                     f"the {key.removesuffix('_sha256').replace('_', ' ')} that the run in {run.path} began with",
@@ -325,6 +312,7 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
         **_policy_hash(parts.config),
+        **described_server(parts.config),
         "training_prompts": counts,
         "training_prompts_sha256": hashlib.sha256("\n".join(r.prompt for r in parts.prompts.train).encode()).hexdigest(),
     }

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -28,7 +28,7 @@ from softguard.core import Conversation, Verdict
 from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
 from softguard.errors import GuardError
-from softguard.models import sample
+from softguard.models import Generation, sample
 from softguard.teacher.guarded_system import GuardedSystem
 from softguard.teacher.record import TeacherRecord
 from softguard.teacher.scoring import response_log_probs
@@ -45,6 +45,31 @@ class TeacherSettings:
     seed: int = 0
 
 
+class DraftSource(Protocol):
+    """Where drafts come from, if not from the model in this process."""
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """What the drafts depend on, as JSON: part of the cache's key."""
+        ...
+
+    def draw(
+        self,
+        system: GuardedSystem,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        settings: TeacherSettings,
+        progress: Progress | None,
+    ) -> list[Generation]:
+        """Return a draft for each prompt with its states and log-probability, in order; see `models.sample`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Retokenised(Generation):
+    """A draft that came as text: its ids are those of the text, which may not be the ones that were drawn."""
+
+
 class TeacherCache:
     """The records of one guarded system with one set of settings.
 
@@ -56,6 +81,7 @@ class TeacherCache:
         shard_size: prompts sampled, judged and written together.
         refusal_log_probs: give the records log p(y_r|x) as well, a forward pass for each prompt.
         ask_again: have the guard judge drafts that it left ungraded before.
+        drafts: who draws them; None is the system's model.
     """
 
     def __init__(
@@ -67,10 +93,11 @@ class TeacherCache:
         shard_size: int = SHARD_SIZE,
         refusal_log_probs: bool = False,
         ask_again: bool = True,
+        drafts: DraftSource | None = None,
     ) -> None:
         self._system, self._settings = system, settings
         self._max_ungraded, self._shard_size, self._with_refusals = max_ungraded, shard_size, refusal_log_probs
-        self._ask_again = ask_again
+        self._ask_again, self._drafts = ask_again, drafts
         self._reasons: Counter[str] = Counter()
         made_by = {
             "schema": 3,
@@ -78,6 +105,7 @@ class TeacherCache:
             "settings": asdict(settings),
             "device": system.lm.device.type,
             "attention": system.lm.attention,
+            **({"drafts": dict(drafts.described)} if drafts else {}),
         }
         described = json.dumps(made_by, indent=2, sort_keys=True)
         self._folder = root / _digest(described)
@@ -219,16 +247,20 @@ class TeacherCache:
         """Sample one shard with its states, and write it."""
         system, settings = self._system, self._settings
         prompts = [system.renderer.render(c).ids for c in conversations]
-        drafts = sample(
-            system.lm,
-            prompts,
-            keys,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            seed=settings.seed,
-            refusal_token=system.refusal_token,
-            keep_states=True,
-            progress=progress,
+        drafts = (
+            self._drafts.draw(system, prompts, keys, settings, progress)
+            if self._drafts
+            else sample(
+                system.lm,
+                prompts,
+                keys,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+                refusal_token=system.refusal_token,
+                keep_states=True,
+                progress=progress,
+            )
         )
         states: dict[str, Tensor] = {}
         rows: list[dict[str, Any]] = []
@@ -237,6 +269,8 @@ class TeacherCache:
             states[str(number)] = draft.states.to(torch.bfloat16).cpu()
             text = system.renderer.decode(draft.ids)
             rows.append({"key": key, "ids": draft.ids, "text": text, "truncated": draft.truncated, "log_prob": draft.log_prob})
+            if isinstance(draft, Retokenised):
+                rows[-1]["retokenised"] = True
         write_atomically(stem.with_suffix(".safetensors"), lambda path: save_file(states, path))
         write_atomically(stem.with_suffix(".json"), json.dumps(rows))
 
