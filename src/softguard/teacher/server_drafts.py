@@ -137,11 +137,14 @@ class ServerDrafts:
             RuntimeProgramError: it gave no draft for some prompts.
         """
         self._client.begin()
-        ask = partial(self._ask, system, settings)
+        given: Sequence[Any] = [list(p) for p in prompts]
+        if self._config.prompt == "text":
+            given = [system.lm.tokenizer.decode(ids, skip_special_tokens=False) for ids in given]
         drawn: list[_Drawn | Failure] = []
         with ThreadPoolExecutor(max_workers=self._config.client.in_flight) as pool:
-            for one in pool.map(ask, prompts, keys):
-                drawn.append(one)
+            # Threads wait for the server and no more: a fast tokenizer is not to be used by two at a time.
+            for prompt, reply in zip(prompts, pool.map(partial(self._ask, settings), given, keys), strict=True):
+                drawn.append(reply if isinstance(reply, Failure) else self._understood(system, prompt, reply, settings))
                 if progress:
                     progress(len(drawn), len(prompts))
         there = [d for d in drawn if isinstance(d, _Drawn)]
@@ -166,20 +169,21 @@ class ServerDrafts:
             made.append(kind(tuple(one.ids), one.ids[-1] not in system.lm.stop_ids, math.nan, False, states, log_prob))
         return made
 
-    def _ask(self, system: GuardedSystem, settings: TeacherSettings, prompt: Sequence[int], key: str) -> _Drawn | Failure:
-        """Return one draft."""
-        config, lm = self._config, system.lm
-        given = list(prompt) if config.prompt == "ids" else lm.tokenizer.decode(list(prompt), skip_special_tokens=False)
+    def _ask(self, settings: TeacherSettings, prompt: Sequence[int] | str, key: str) -> dict[str, Any] | Failure:
+        """Return the reply to one prompt."""
         body = {
-            **{"model": config.model, "prompt": given, "max_tokens": settings.max_new_tokens},
+            **{"model": self._config.model, "prompt": prompt, "max_tokens": settings.max_new_tokens},
             **{"temperature": settings.temperature, **_WHOLE_VOCABULARY},
             "seed": int(uniforms(settings.seed, f"server:{key}", 1)[0] * 2**31),
             **{"add_special_tokens": False, "return_token_ids": True},
-            **config.body,
+            **self._config.body,
         }
-        reply = self._client.post("/completions", body, key)
-        if isinstance(reply, Failure):
-            return reply
+        return self._client.post("/completions", body, key)
+
+    def _understood(
+        self, system: GuardedSystem, prompt: Sequence[int], reply: Mapping[str, Any], settings: TeacherSettings
+    ) -> _Drawn | Failure:
+        """Return the draft of a reply."""
         counted = _dict(reply.get("usage")).get("prompt_tokens")
         if isinstance(counted, int) and counted != len(prompt):
             raise CompatibilityError(
