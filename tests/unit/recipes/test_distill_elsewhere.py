@@ -1,6 +1,7 @@
 """The whole recipe with drafts that are not drawn in this process: by workers, and by a server."""
 
 import json
+import threading
 
 import pytest
 
@@ -74,17 +75,23 @@ def test_one_process_asks_no_workers(tiny, monkeypatch):
     assert distilling.distill(load_config(None, SMALL), tiny / "run").stages() == ["train"]
 
 
-def answer(path, request, number):
-    given = {"max_new_tokens": 4, "temperature": 1.0, "seed": request["seed"], "refusal_token": 5}
-    lm = tiny_model()
-    ids = list(sampling.sample(lm, [request["prompt"]], ["k"], **given)[0].ids)
-    end = "stop" if ids[-1] in lm.stop_ids else "length"
-    text = lm.tokenizer.decode(ids, skip_special_tokens=True)
-    return Answer({"choices": [{"text": text, "finish_reason": end, "token_ids": ids}]})
+def drawing(lm):
+    """Return the answers of a server that runs a model."""
+    lock = threading.Lock()
+
+    def answer(path, request, number):
+        given = {"max_new_tokens": 4, "temperature": 1.0, "seed": request["seed"], "refusal_token": 5}
+        with lock:
+            ids = list(sampling.sample(lm, [request["prompt"]], ["k"], **given)[0].ids)
+            text = lm.tokenizer.decode(ids, skip_special_tokens=True)
+        end = "stop" if ids[-1] in lm.stop_ids else "length"
+        return Answer({"choices": [{"text": text, "finish_reason": end, "token_ids": ids}]})
+
+    return answer
 
 
 def test_a_run_says_which_server_drew_and_keeps_to_it(tiny, monkeypatch):
-    with serving(answer) as server:
+    with serving(drawing(tiny_model())) as server:
         path = tiny / "server.toml"
         path.write_text(f'url = "{server.url}"\nmodel = "m"\n')
         config = load_config(None, [*SMALL, f"teacher.server={path}"])
