@@ -9,6 +9,11 @@ class SoftguardError(Exception):
 
     def __init__(self, expected: str, found: str, todo: str) -> None:
         super().__init__(f"expected {expected}; found {found}; {todo}")
+        self._parts = (expected, found, todo)
+
+    def __reduce__(self) -> tuple[type["SoftguardError"], tuple[str, str, str]]:
+        """Return how to make it again, in another process: by its parts, not by the message that an exception passes on."""
+        return type(self), self._parts
 
 
 class ConfigError(SoftguardError, ValueError):

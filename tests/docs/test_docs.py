@@ -57,6 +57,14 @@ def test_readme_commands_parse(line):
         assert (ROOT / named).is_file(), named
 
 
+def test_commands_for_many_gpus_parse():
+    text = (ROOT / "docs" / "many-gpus.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(softguard .*)$", text, re.MULTILINE)
+    assert len(lines) >= 3
+    for line in lines:
+        parse(line)
+
+
 @pytest.mark.parametrize("wrong", ["softguard distil --out x", "softguard respond run --into x", "softguard models lst"])
 def test_a_wrong_command_is_noticed(wrong):
     with pytest.raises(Exception, match=r"No such|no command"):

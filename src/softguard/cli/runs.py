@@ -37,6 +37,11 @@ def distill(
     guard: Annotated[str | None, typer.Option(help="The guard of the teacher: short for --set teacher.guard=...")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=value over the file, repeatable.")] = None,
     data_dir: DataDir = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes here that sample the teacher, as Ray tasks.")] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster that samples it, auto or ray://HOST:10001, and sees the cache under this path."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config, what is learned, steps and memory, about, and stop.")
     ] = False,
@@ -44,7 +49,8 @@ def distill(
     """Distil the guarded system into a soft prompt.
 
     On several GPUs: accelerate launch --num_processes N -m softguard distill ...
-    with a training.accumulation that N divides (docs/many-gpus.md).
+    with a training.accumulation that N divides. The teacher can be sampled by
+    many --workers, or by a server: teacher.server (docs/many-gpus.md).
     """
     from softguard.core.processes import processes
     from softguard.recipes.config import load_config, on_this_machine, plan, resolved
@@ -62,12 +68,13 @@ def distill(
     if out_dir is None:
         raise ConfigError("--out, a run directory", "none", "add --out runs/NAME, or --dry-run to see what would be done")
     from softguard.recipes import distill as recipe
+    from softguard.recipes.cluster import Cluster
 
     together = processes()
     with Stages(together.is_main) as stages:
         with together.main_first():
             fetch_missing(stages, model=chosen.model.name, guard=chosen.teacher.guard)
-        recipe.distill(chosen, out_dir, data_dir, stages)
+        recipe.distill(chosen, out_dir, data_dir, stages, Cluster(workers, address))
     together.leave()
     if together.is_main:
         evaluate(out_dir)

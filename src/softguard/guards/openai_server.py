@@ -8,14 +8,12 @@ completions (Ollama). Whatever fails leaves a pair ungraded, with the reason; ne
 
 import hashlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +22,7 @@ from softguard.errors import ConfigError
 from softguard.guards.family import FAMILIES, MIN_MASS, Family, Reading, read_answers
 from softguard.guards.judging import defused, why_ungraded
 from softguard.guards.registry import GUARD_KINDS
-from softguard.guards.server_client import ClientConfig, Failure, ServerClient
+from softguard.runtimes.server_client import ClientConfig, Failure, ServerClient, host_of, key_headers
 
 PRUNE = 1e-3
 """Answers less likely than this are not followed further: each would be a request of its own."""
@@ -73,9 +71,9 @@ class ServerGuard:
             raise ConfigError('mode = "chat"', f"completions for {family.name}, whose format the weights bring", "set it")
         if self._mode == "chat" and not family.chats:
             raise ConfigError('mode = "completions"', f"chat for {family.name}, which asks more than one question", "set it")
-        self._config, self._family, self._host = config, family, _host(config.url)
+        self._config, self._family, self._host = config, family, host_of(config.url)
         self.name = config.name or family.name
-        self._client = client or ServerClient(config.url, config.client, _headers(config.api_key_env))
+        self._client = client or ServerClient(config.url, config.client, key_headers(config.api_key_env))
         settings = config.model_dump(exclude={"client", "api_key_env", "name"})
         self.fingerprint = hashlib.sha256(repr(("openai-server-1", family.fingerprint, settings)).encode()).hexdigest()
 
@@ -205,25 +203,8 @@ def _leads_up(written: str, lead: str) -> bool:
     return written.rstrip().endswith(lead.strip()) if lead.strip() else not written.strip()
 
 
-def _host(url: str) -> str:
-    """Return what a reason says of the server: no password that its address may hold."""
-    try:
-        return urlsplit(url).hostname or "server"
-    except ValueError as error:
-        raise ConfigError("the address of a server", str(error), "correct the URL") from error
-
-
 def _key(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _headers(api_key_env: str) -> Mapping[str, str]:
-    if not api_key_env:
-        return {}
-    key = os.environ.get(api_key_env)
-    if not key:
-        raise ConfigError(f"the key in the environment variable {api_key_env}", "none", "set it, or leave api_key_env out")
-    return {"Authorization": f"Bearer {key}"}
 
 
 @GUARD_KINDS.register("openai_server")

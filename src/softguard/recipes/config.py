@@ -71,6 +71,7 @@ class TeacherConfig(BaseModel):
     temperature: float = Field(1.0, ge=0, description="1 is the method's p(y|x); greedy drafts sharpen the student")
     seed: int = Field(0, ge=0, description="of the drafts")
     refusal_text: str = Field(REFUSAL_TEXT, min_length=2, description="y_r")
+    server: str = Field("", description="draws the drafts: NAME@http://SERVER/v1 or a .toml file; empty draws them here")
     policy: str = Field("", description="TOML file: what becomes of an answer by the guard's category; empty refuses them all")
 
 

@@ -27,12 +27,14 @@ from softguard.guards import load_guard
 from softguard.models import LanguageModel, hardware_facts, load_model
 from softguard.objectives import OBJECTIVES, Objective
 from softguard.recipes.calibration import operating_point
+from softguard.recipes.cluster import HERE, Cluster
 from softguard.recipes.config import Config, on_this_machine, resolved, validate_config
+from softguard.recipes.drafting import fill_on_workers
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
+from softguard.recipes.teacher_cache import described_server, split_by_source, teacher_cache
 from softguard.runs import RunDir
-from softguard.sources import cache_dir
-from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, TeacherSettings, load_policy
+from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, load_policy
 from softguard.training import Example, TrainingResult, check_same_tokenizer, check_shares, fit, train
 
 POLICY_FILE = "policy.toml"
@@ -101,14 +103,14 @@ def load_base(config: Config) -> LanguageModel:
     return load_model(model.name, dtype=getattr(torch, model.dtype), attention=model.attention)
 
 
-def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent) -> RunDir:
+def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent, cluster: Cluster = HERE) -> RunDir:
     """Make or finish the run at `out` and return it; stages that its manifest lists are not done again.
 
     The folder is bound to the config once all parts are loaded and fit: a start that fails leaves it as it was. Of several
-    processes the main one alone writes and reports.
+    processes the main one alone writes and reports. With a `cluster` its workers sample the teacher; all else is done here.
 
     Raises:
-        ConfigError: several processes that do not divide the passes of a step.
+        ConfigError: several processes that do not divide the passes of a step; a cluster without Ray or without room.
         CompatibilityError: the folder holds another run; parts that do not go together.
         DataError: prompts that a run could not train on or be validated with.
     """
@@ -140,6 +142,10 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     )
     harmless = [r for r in rows.validation if r.label != "harmful"]
     answered = balanced(harmless, config.training.drift_prompts // 2, config.data.seed)
+    if not cluster.is_this_process:
+        with together.main_first():
+            if together.is_main:
+                sample_on_workers(parts, (rows.train, answered), cluster, report)
     train_examples = examples(parts, rows.train, "teacher: training drafts", report)
     drift_on = examples(parts, answered, "teacher: validation drafts", report)
     teacher_seconds = time.perf_counter() - started
@@ -201,15 +207,8 @@ def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report
     ungraded, and the others take what it was told: all must train on the same records.
     """
     together = processes()
-    settings = TeacherSettings(
-        max_new_tokens=parts.config.teacher.max_new_tokens,
-        temperature=parts.config.teacher.temperature,
-        seed=parts.config.teacher.seed,
-    )
-    refusals = "preference" in OBJECTIVES.get(parts.config.objective.kind)(parts.config.objective).needs
-    cache = TeacherCache(cache_dir() / "teacher", parts.teacher, settings, refusal_log_probs=refusals, ask_again=together.is_main)
-    # Each source has shards of its own, so that runs that share a source share its drafts.
-    by_source = [[r for r in rows if r.source == source] for source in sorted({r.source for r in rows})]
+    cache = teacher_cache(parts.config, parts.teacher, ask_again=together.is_main)
+    by_source = split_by_source(rows)
     if together.count > 1:
         for number, part in enumerate(by_source):
             first = (together.index + number) % together.count  # in turn, for the sets of a single shard
@@ -225,6 +224,34 @@ def examples(parts: Parts, rows: Sequence[PromptRow], stage: str, report: Report
     render = parts.teacher.renderer.render
     found = [(by_id[k.id], k) for k in records]
     return [(Example(render(row.conversation), k, row.label == "harmful", row.conversation), row) for row, k in found]
+
+
+def sample_on_workers(parts: Parts, splits: Sequence[Sequence[PromptRow]], cluster: Cluster, report: Report) -> None:
+    """Have the workers of a cluster sample and judge what the cache lacks of the splits.
+
+    Raises:
+        SoftguardError: see `fill_on_workers`.
+    """
+    sets = [[r.conversation for r in part] for split in splits for part in split_by_source(split)]
+    fill_on_workers(
+        worker_cache,
+        (json.dumps(resolved(parts.config)),),
+        teacher_cache(parts.config, parts.teacher),
+        sets,
+        cluster,
+        gpus=int(parts.lm.device.type == "cuda"),
+        progress=_within_stage(report, "teacher: shards of drafts, by workers"),
+    )
+
+
+def worker_cache(config: str) -> TeacherCache:
+    """Return a worker's view of the cache, with a model and guard of its own; too many ungraded drafts are the caller's matter.
+
+    A policy plays no part in what is drawn and judged.
+    """
+    chosen = validate_config(json.loads(config))
+    teacher = GuardedSystem(load_base(chosen), load_guard(chosen.teacher.guard), chosen.teacher.refusal_text)
+    return teacher_cache(chosen, teacher, ask_again=False, max_ungraded=1.0)
 
 
 def check_objective(objective: Objective, config: Config, parts: Parts) -> None:
@@ -251,7 +278,7 @@ def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
     path = run.path / "provenance.json"
     if path.exists():
         before = json.loads(path.read_text())
-        for key in ("model", "guard", "training_prompts_sha256", "policy_sha256"):
+        for key in ("model", "guard", "draft_server", "training_prompts_sha256", "policy_sha256"):
             if before.get(key) != made_by.get(key):
                 raise CompatibilityError(
                     f"the {key.removesuffix('_sha256').replace('_', ' ')} that the run in {run.path} began with",
@@ -285,6 +312,7 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
         **_policy_hash(parts.config),
+        **described_server(parts.config),
         "training_prompts": counts,
         "training_prompts_sha256": hashlib.sha256("\n".join(r.prompt for r in parts.prompts.train).encode()).hexdigest(),
     }

@@ -9,7 +9,6 @@ teacher runs first and fills the cache for the others. Ray does the scheduling; 
 """
 
 import json
-import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from softguard.core.files import write_atomically
 from softguard.errors import CompatibilityError, ConfigError
 from softguard.evaluation.results import EvaluationSummary
 from softguard.recipes.answers import FOLDER
+from softguard.recipes.cluster import Cluster
 from softguard.recipes.config import on_this_machine, resolved, validate_config
 from softguard.recipes.distill import Report, distill
 from softguard.recipes.evaluate import evaluate
@@ -83,12 +83,13 @@ def run_study(
         report("cells", ended, len(cells), {})
 
     first, later = _by_teacher(pending)
-    if workers == 1 and address is None:
+    cluster = Cluster(workers, address)
+    if cluster.is_this_process:
         for cell in (*first, *later):
             note(cell, _run_here(cell, out, data_dir, with_test, report))
     else:
         for batch in (first, later):
-            for cell, error in _run_on_ray(batch, out, data_dir, with_test, workers, address):
+            for cell, error in _run_on_ray(batch, out, data_dir, with_test, cluster):
                 note(cell, error)
     table = write_table(cells, out)
     return StudyResult(cells, [c for c in cells if (out / "failures" / f"{c.name}.json").exists()], table)
@@ -154,23 +155,12 @@ def _run_here(cell: Cell, out: Path, data_dir: Path | None, with_test: bool, rep
 
 
 def _run_on_ray(
-    cells: Sequence[Cell], out: Path, data_dir: Path | None, with_test: bool, workers: int, address: str | None
+    cells: Sequence[Cell], out: Path, data_dir: Path | None, with_test: bool, cluster: Cluster
 ) -> Iterator[tuple[Cell, str]]:
     """Yield each cell with its error as it ends."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(
-            "Ray, for several workers or a cluster", "it is not installed", "pip install 'softguard[study]'"
-        ) from error
     if not cells:
         return
-    cores = os.cpu_count() or 1
-    threads = max(1, cores // workers)
-    kept = {k: v for k, v in os.environ.items() if k.startswith("SOFTGUARD_")} | {"OMP_NUM_THREADS": str(threads)}
-    if not ray.is_initialized():
-        local = {} if address else {"num_cpus": workers * threads, "include_dashboard": False}
-        ray.init(address=address, runtime_env={"env_vars": kept}, log_to_driver=False, configure_logging=False, **local)
+    ray, threads = cluster.connect(), cluster.threads
     task = ray.remote(num_cpus=threads, max_retries=0)(_run_quietly)
     folder = None if data_dir is None else str(data_dir.absolute())
     waiting: dict[Any, Cell] = {}

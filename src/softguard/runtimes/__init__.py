@@ -1,7 +1,7 @@
 """Programs and libraries that run exported models as their users will, none of them changed by us.
 
 Each is one file with a class that is a `Runtime`: verification asks all of them the same questions. Our own models are no
-business of this room.
+business of this room. `server_client` is how any server is asked, a guard's and the teacher's too.
 """
 
 from softguard.runtimes.embeds_script import EmbedsScript

@@ -14,12 +14,12 @@ Layout: `DIR/KEY/settings.json`, `shard-NAME.safetensors` (states), `shard-NAME.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -30,7 +30,7 @@ from softguard.core import Conversation, Verdict
 from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
 from softguard.errors import GuardError
-from softguard.models import sample
+from softguard.models import Generation, sample
 from softguard.teacher.guarded_system import GuardedSystem
 from softguard.teacher.record import TeacherRecord
 from softguard.teacher.scoring import response_log_probs
@@ -57,6 +57,31 @@ class _Judging:
     verdicts: Callable[[], dict[str, dict[str, Any]]]
 
 
+class DraftSource(Protocol):
+    """Where drafts come from, if not from the model in this process."""
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """What the drafts depend on, as JSON: part of the cache's key."""
+        ...
+
+    def draw(
+        self,
+        system: GuardedSystem,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[str],
+        settings: TeacherSettings,
+        progress: Progress | None,
+    ) -> list[Generation]:
+        """Return a draft for each prompt with its states and log-probability, in order; see `models.sample`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Retokenised(Generation):
+    """A draft that came as text: its ids are those of the text, which may not be the ones that were drawn."""
+
+
 class TeacherCache:
     """The records of one guarded system with one set of settings.
 
@@ -71,6 +96,7 @@ class TeacherCache:
         overlap: let the guard judge, in a thread of its own, while the next shard is drawn. By default where the two do not
             compete: the model is on an accelerator, or the guard is `remote`. On one processor each would wait for the other's
             threads.
+        drafts: who draws them; None is the system's model.
     """
 
     def __init__(
@@ -83,12 +109,13 @@ class TeacherCache:
         refusal_log_probs: bool = False,
         ask_again: bool = True,
         overlap: bool | None = None,
+        drafts: DraftSource | None = None,
     ) -> None:
         apart = system.lm.device.type != "cpu" or bool(getattr(system.guard, "remote", False))
         self._overlap = apart if overlap is None else overlap
         self._system, self._settings = system, settings
         self._max_ungraded, self._shard_size, self._with_refusals = max_ungraded, shard_size, refusal_log_probs
-        self._ask_again = ask_again
+        self._ask_again, self._drafts = ask_again, drafts
         self._reasons: Counter[str] = Counter()
         made_by = {
             "schema": 3,
@@ -96,12 +123,18 @@ class TeacherCache:
             "settings": asdict(settings),
             "device": system.lm.device.type,
             "attention": system.lm.attention,
+            **({"drafts": dict(drafts.described)} if drafts else {}),
         }
         described = json.dumps(made_by, indent=2, sort_keys=True)
         self._folder = root / _digest(described)
         self._guard = _digest(system.guard.fingerprint)[:12]
         self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._folder / "settings.json", described)
+
+    @property
+    def key(self) -> str:
+        """What names the drafts and verdicts of this cache: equal where model, settings, kind of device and guard are."""
+        return f"{self._folder.name}/{self._guard}"
 
     def records(
         self, ids: Sequence[str], conversations: Sequence[Conversation], progress: Progress | None = None
@@ -117,13 +150,33 @@ class TeacherCache:
         records = self._of_shards(keys, conversations, progress)
         return [replace(record, id=i) for i, k in zip(ids, keys, strict=True) if (record := records[k]) is not None]
 
-    def fill(self, conversations: Sequence[Conversation], index: int, of: int, progress: Progress | None = None) -> None:
+    def fill(
+        self, conversations: Sequence[Conversation], index: int = 0, of: int = 1, progress: Progress | None = None
+    ) -> Counter[str]:
         """Sample and judge what the cache lacks of every `of`-th shard from the `index`-th on: one process's part of the work.
+
+        Returns:
+            Why drafts of these shards are ungraded, with how many for each reason.
 
         Raises:
             GuardError: see `records`.
         """
+        before = self._reasons.copy()
         self._of_shards([_digest(json.dumps(c.to_dicts())) for c in conversations], conversations, progress, index, of)
+        return self._reasons - before
+
+    def lacking(self, conversations: Sequence[Conversation]) -> dict[Path, list[Conversation]]:
+        """Return the shards that the cache does not hold whole, by the stem of their files: filled alone, each is the same."""
+        by_key = {_digest(json.dumps(c.to_dicts())): c for c in conversations}
+        stems = {self._stem(shard): [by_key[k] for k in shard] for shard in self._cut(by_key)}
+        return {stem: shard for stem, shard in stems.items() if not self.has(stem)}
+
+    def has(self, stem: Path) -> bool:
+        """Return whether a shard is there, drawn and judged."""
+        ends = (".safetensors", ".json", f".{self._guard}.json")
+        return all(stem.with_suffix(end).exists() for end in ends) and not (
+            self._with_refusals and not self._refusal_file(stem).exists()
+        )
 
     def _of_shards(
         self,
@@ -135,9 +188,7 @@ class TeacherCache:
     ) -> dict[str, TeacherRecord | None]:
         """Return the records of every `every`-th shard by prompt key, None where ungraded."""
         by_key = dict(zip(keys, conversations, strict=True))
-        # Prompts of like length share a shard, so that its batches are tight.
-        order = sorted(by_key, key=lambda k: (len(by_key[k].prompt), k))
-        shards = [order[i : i + self._shard_size] for i in range(0, len(order), self._shard_size)][first::every]
+        shards = self._cut(by_key)[first::every]
         done, total = 0, sum(len(shard) for shard in shards)
         records: dict[str, TeacherRecord | None] = {}
         judging: list[_Judging] = []
@@ -165,18 +216,32 @@ class TeacherCache:
             progress(total, total)
         return records
 
+    def _cut(self, by_key: Mapping[str, Conversation]) -> list[list[str]]:
+        """Return the keys in shards. Prompts of like length share one, so that its batches are tight."""
+        order = sorted(by_key, key=lambda k: (len(by_key[k].prompt), k))
+        return [order[i : i + self._shard_size] for i in range(0, len(order), self._shard_size)]
+
+    def _stem(self, keys: Sequence[str]) -> Path:
+        return self._folder / f"shard-{_digest(''.join(keys))[:16]}"
+
     def _stop_where_ungraded(self, keys: Sequence[str], records: dict[str, TeacherRecord | None]) -> None:
-        """Raise as soon as more drafts are ungraded than allowed of all: a guard that is gone must not cost the other drafts."""
-        ungraded = sum(records.get(k, True) is None for k in keys)
-        if ungraded > self._max_ungraded * len(keys):
-            ((reason, _),) = self._reasons.most_common(1)
-            found = f"{ungraded} of {len(keys)} so far ({reason})"
+        self.check_ungraded(sum(records.get(k, True) is None for k in keys), len(keys), self._reasons)
+
+    def check_ungraded(self, ungraded: int, of: int, reasons: Counter[str]) -> None:
+        """Raise as soon as more drafts are ungraded than allowed of all: a guard that is gone must not cost the other drafts.
+
+        Raises:
+            GuardError: they are.
+        """
+        if ungraded > self._max_ungraded * of:
+            ((reason, _),) = reasons.most_common(1)
+            found = f"{ungraded} of {of} so far ({reason})"
             raise GuardError(f"at most {self._max_ungraded:.0%} ungraded drafts", found, "check the guard; what is done is kept")
 
     def _drawn(self, conversations: dict[str, Conversation], progress: Progress | None) -> Path:
         """Return the stem of a shard's files; its drafts are drawn and written where the cache lacks them."""
         keys = list(conversations)
-        stem = self._folder / f"shard-{_digest(''.join(keys))[:16]}"
+        stem = self._stem(keys)
         if not stem.with_suffix(".json").exists():
             self._write_drafts(stem, keys, list(conversations.values()), progress)
         return stem
@@ -216,16 +281,20 @@ class TeacherCache:
         """Sample one shard with its states, and write it."""
         system, settings = self._system, self._settings
         prompts = [system.renderer.render(c).ids for c in conversations]
-        drafts = sample(
-            system.lm,
-            prompts,
-            keys,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            seed=settings.seed,
-            refusal_token=system.refusal_token,
-            keep_states=True,
-            progress=progress,
+        drafts = (
+            self._drafts.draw(system, prompts, keys, settings, progress)
+            if self._drafts
+            else sample(
+                system.lm,
+                prompts,
+                keys,
+                max_new_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+                refusal_token=system.refusal_token,
+                keep_states=True,
+                progress=progress,
+            )
         )
         states: dict[str, Tensor] = {}
         rows: list[dict[str, Any]] = []
@@ -234,20 +303,29 @@ class TeacherCache:
             states[str(number)] = draft.states.to(torch.bfloat16).cpu()
             text = system.renderer.decode(draft.ids)
             rows.append({"key": key, "ids": draft.ids, "text": text, "truncated": draft.truncated, "log_prob": draft.log_prob})
+            if isinstance(draft, Retokenised):
+                rows[-1]["retokenised"] = True
         write_atomically(stem.with_suffix(".safetensors"), lambda path: save_file(states, path))
         write_atomically(stem.with_suffix(".json"), json.dumps(rows))
 
     def _refusals(self, stem: Path, keys: Sequence[str], conversations: Sequence[Conversation]) -> dict[str, float]:
         """Return log p(y_r|x) by prompt key, scored where the cache lacks it."""
         system = self._system
-        refusal = [*system.renderer.encode_response(system.refusal_text), system.lm.turn_end_id]
-        path = stem.with_suffix(f".refusal-{_digest(json.dumps(refusal))[:12]}.json")
+        path = self._refusal_file(stem)
         if not path.exists():
             prompts = [system.renderer.render(c).ids for c in conversations]
-            found = response_log_probs(system.lm, prompts, [refusal] * len(prompts))
+            found = response_log_probs(system.lm, prompts, [self._refusal] * len(prompts))
             write_atomically(path, json.dumps(dict(zip(keys, found, strict=True))))
         scored: dict[str, float] = json.loads(path.read_text())
         return scored
+
+    @property
+    def _refusal(self) -> list[int]:
+        """The ids of y_r."""
+        return [*self._system.renderer.encode_response(self._system.refusal_text), self._system.lm.turn_end_id]
+
+    def _refusal_file(self, stem: Path) -> Path:
+        return stem.with_suffix(f".refusal-{_digest(json.dumps(self._refusal))[:12]}.json")
 
     def _verdicts(
         self, stem: Path, conversations: dict[str, Conversation], drafts: Sequence[dict[str, Any]]

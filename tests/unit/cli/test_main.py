@@ -8,7 +8,9 @@ import tomllib
 import pytest
 
 from softguard.cli import main as cli
-from softguard.cli import models
+from softguard.cli import models, runs
+from softguard.recipes import distill as distilling
+from softguard.recipes.cluster import HERE, Cluster
 from softguard.recipes.config import Config, validate_config
 from softguard.sources import list_catalogue
 
@@ -81,12 +83,23 @@ def test_a_dry_run_needs_no_folder_and_says_what_would_be_learned(run):
     assert "--out" in err
 
 
+def test_workers_are_an_option_and_no_setting_of_the_run(run, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(runs, "fetch_missing", lambda *a, **k: None)
+    monkeypatch.setattr(runs, "evaluate", lambda out: None)
+    monkeypatch.setattr(distilling, "distill", lambda config, out, data, report, cluster: seen.append((config, cluster)))
+    for options in ((), ("--workers", 3), ("--address", "auto")):
+        assert run("distill", "--out", tmp_path / "run", *options)[0] == 0
+    assert [config for config, _ in seen] == [Config()] * 3
+    assert [cluster for _, cluster in seen] == [HERE, Cluster(3), Cluster(1, "auto")]
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
         ("respond", ["refused", "s > b", "1e9", "null", "temperature"]),
         ("judge", ["messages", "ungraded"]),
-        ("distill", ["--model", "--guard", "softguard settings"]),
+        ("distill", ["--model", "--guard", "softguard settings", "--workers", "Ray cluster", "teacher.server"]),
     ],
 )
 def test_help_says_what_the_output_means(command, said, run, monkeypatch):

@@ -12,7 +12,7 @@ from softguard.errors import ConfigError
 from softguard.guards.family import FAMILIES
 from softguard.guards.openai_server import OpenAIServerConfig, ServerGuard, on_answers
 from softguard.guards.registry import load_guard, make_guard
-from softguard.guards.server_client import ClientConfig, ServerClient, retry_after_s
+from softguard.runtimes.server_client import ClientConfig, ServerClient, retry_after_s
 from tests.unit.guards.fake_server import Answer, FakeServer, chat, completion, serving
 
 PAIR = Conversation.from_prompt("Name a river.").with_response("The Rhine.")

@@ -16,6 +16,7 @@ from softguard.errors import SoftguardError
 from softguard.objectives import OBJECTIVES
 from softguard.objectives.decision_split import DecisionSplit, DecisionSplitConfig
 from softguard.recipes import distill as distilling
+from softguard.recipes import teacher_cache as teacher_caching
 from softguard.recipes.config import load_config
 from softguard.recipes.prompts import RunPrompts
 from softguard.registry import config_class
@@ -100,7 +101,7 @@ def distil(folder):
     rows = [[r for r in ROWS if r.split == split] for split in ("train", "validation")]
     distilling.run_prompts = lambda config, data_dir: RunPrompts(*rows, [])
     distilling.load_base = lambda config: tiny_model()
-    distilling.TeacherCache = lambda *given, **named: TeacherCache(*given, **named, shard_size=4)
+    teacher_caching.TeacherCache = lambda *given, **named: TeacherCache(*given, **named, shard_size=4)
     small = ["steps=2", "batch_size=2", "accumulation=2", "learning_rate=0.05", "validate_every=1"]
     asked = ["teacher.guard=keyword", "teacher.max_new_tokens=4", "adapter.num_virtual_tokens=3"]
     config = load_config(None, [*asked, *(f"training.{s}" for s in small)])

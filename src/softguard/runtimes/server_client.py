@@ -6,19 +6,21 @@ Nothing here knows what is asked.
 """
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from random import Random
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from softguard.errors import ConfigError
-from softguard.models.drawing import uniforms
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""
@@ -94,7 +96,7 @@ class ServerClient:
         return result
 
     def _retried(self, path: str, body: Mapping[str, Any], key: str) -> dict[str, Any] | Failure:
-        jitter = uniforms(self._config.seed, f"retry:{key}", self._config.attempts)
+        jitter = Random(f"{self._config.seed}:{key}")  # the same in every run and on every platform
         content = json.dumps(dict(body)).encode()  # ASCII: half a surrogate pair in an answer must not end the run
         failure = Failure("not sent")
         for attempt in range(self._config.attempts):
@@ -121,7 +123,7 @@ class ServerClient:
                 break
             if asked_delay is not None and asked_delay > self._config.max_delay_s:
                 return Failure(f"{failure.reason}, to be asked again in {asked_delay:.0f} s")
-            delay = min(self._config.first_delay_s * 2**attempt, self._config.max_delay_s) * (0.5 + jitter[attempt] / 2)
+            delay = min(self._config.first_delay_s * 2**attempt, self._config.max_delay_s) * (0.5 + jitter.random() / 2)
             self._sleep(max(delay, asked_delay or 0.0))
         return Failure(f"{failure.reason}, {self._config.attempts} attempts")
 
@@ -135,6 +137,32 @@ class ServerClient:
             self._next_slot = slot + 1.0 / self._config.requests_per_second
         if slot > now:
             self._sleep(slot - now)
+
+
+def host_of(url: str) -> str:
+    """Return what a message says of a server: no password that its address may hold.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    try:
+        return urlsplit(url).hostname or "server"
+    except ValueError as error:
+        raise ConfigError("the address of a server", str(error), "correct the URL") from error
+
+
+def key_headers(api_key_env: str) -> Mapping[str, str]:
+    """Return the header with the key that an environment variable holds; none where no variable is named.
+
+    Raises:
+        ConfigError: it is not set.
+    """
+    if not api_key_env:
+        return {}
+    key = os.environ.get(api_key_env)
+    if not key:
+        raise ConfigError(f"the key in the environment variable {api_key_env}", "none", "set it, or leave api_key_env out")
+    return {"Authorization": f"Bearer {key}"}
 
 
 def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
@@ -168,5 +196,5 @@ def _httpx() -> ModuleType:
     try:
         import httpx
     except ImportError as error:
-        raise ConfigError("httpx, for a guard on a server", "it is not installed", "pip install 'softguard[remote]'") from error
+        raise ConfigError("httpx, to ask a server", "it is not installed", "pip install 'softguard[remote]'") from error
     return httpx
