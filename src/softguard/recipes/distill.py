@@ -8,7 +8,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,12 +24,14 @@ from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, DataError
 from softguard.guards import load_guard
-from softguard.models import LanguageModel, hardware_facts, load_model
+from softguard.models import AUTO, LanguageModel, hardware_facts, load_model
+from softguard.models.attention import GROUPED
 from softguard.objectives import OBJECTIVES, Objective
 from softguard.recipes.calibration import operating_point
 from softguard.recipes.config import Config, on_this_machine, resolved, validate_config
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
+from softguard.recipes.tuning import apply, as_begun, tuned
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
 from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, TeacherSettings, load_policy
@@ -98,7 +100,8 @@ def check_prompts(prompts: RunPrompts) -> None:
 def load_base(config: Config) -> LanguageModel:
     """Return the base model of a config."""
     model = on_this_machine(config).model
-    return load_model(model.name, dtype=getattr(torch, model.dtype), attention=model.attention)
+    attention = GROUPED if model.attention == AUTO else model.attention  # until it is measured, which takes the model
+    return load_model(model.name, dtype=getattr(torch, model.dtype), attention=attention)
 
 
 def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent) -> RunDir:
@@ -114,7 +117,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     """
     together = processes()
     report = report if together.is_main else _silent
-    config = together.from_main(partial(on_this_machine, config))
+    config = together.from_main(lambda: on_this_machine(as_begun(config, out)))
     run = RunDir.check(out, resolved(config))
     if together.from_main(lambda: "train" in run.stages()):
         return run
@@ -123,6 +126,10 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     torch.manual_seed(config.training.seed)
     with together.main_first():
         parts = load_parts(config, data_dir)
+    choosing = partial(tuned, config, parts.lm, _within_stage(report, "attention and threads"))
+    config = together.from_main(choosing)
+    apply(config, parts.lm)
+    parts = replace(parts, config=config)
     adapter: Adapter = ADAPTERS.get(config.adapter.kind).create(config.adapter, parts.lm, config.training.seed)
     adapter.extend(parts.teacher.renderer.render(parts.prompts.train[0].conversation))  # raises where a slot is missing
     objective = OBJECTIVES.get(config.objective.kind)(config.objective)
