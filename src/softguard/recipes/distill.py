@@ -126,14 +126,13 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     torch.manual_seed(config.training.seed)
     with together.main_first():
         parts = load_parts(config, data_dir)
-    choosing = partial(tuned, config, parts.lm, _within_stage(report, "attention and threads"))
-    config = together.from_main(choosing)
+    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
+    check_objective(objective, config, parts)
+    config = together.from_main(partial(tuned, config, parts.lm, _within_stage(report, "attention and threads")))
     apply(config, parts.lm)
     parts = replace(parts, config=config)
     adapter: Adapter = ADAPTERS.get(config.adapter.kind).create(config.adapter, parts.lm, config.training.seed)
     adapter.extend(parts.teacher.renderer.render(parts.prompts.train[0].conversation))  # raises where a slot is missing
-    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
-    check_objective(objective, config, parts)
     if together.is_main:
         run = RunDir.create(out, resolved(config))
         _bind(run, provenance(parts))
