@@ -22,7 +22,6 @@ from torch import Tensor
 
 from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
-from softguard.errors import CompatibilityError
 from softguard.models.attention import kernels_for, use_kernel
 from softguard.models.hardware import machine_key, thread_counts
 from softguard.models.language_model import LanguageModel
@@ -180,8 +179,8 @@ def _measure(lm: LanguageModel, candidates: Sequence[Candidate], deadline: float
                 _timed_step(lm, candidate)  # what is made once in a process is no candidate's cost
                 told()
             seconds, states = _timed_step(lm, candidate)
-        except (CompatibilityError, ValueError) as error:  # a kernel that transformers or we do not have for this model
-            notes[candidate] = str(error)[:160]
+        except Exception as error:  # a kernel that there is not for this model, memory that it needs: no reason to stop a run
+            notes[candidate] = f"{type(error).__name__}: {str(error)[:160]}"
             continue
         told()
         reference = states if reference is None else reference
