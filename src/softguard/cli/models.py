@@ -73,7 +73,8 @@ def tune_model(
     if found.trials:
         out.print(table)
     if found.load is not None and found.load > 0.5 * found.threads:
-        out.print(f"{found.load:.1f} processes were at work when this was measured: --again, once they have ended, may tell more")
+        told = f"{found.load:.1f} processes were at work when this was measured: --again, once they have ended, may tell more"
+        out.print(told, soft_wrap=True)
     chosen = f'dtype = "{dtype}", attention = "{found.attention}", threads = {found.threads}'
     out.print(f"taken: {chosen}", markup=False, soft_wrap=True)
 
