@@ -75,7 +75,7 @@ def attention_for(config: Any, chosen: str) -> str:
 
 
 def kernels_for(config: Any) -> tuple[str, ...]:
-    """Return the kernels that give a model's numbers, ours first: PyTorch's fused one leaves out Gemma 2's bound on the scores."""
+    """Return the kernels that give a model's numbers, ours first: PyTorch's fused one leaves out Gemma 2's bound on scores."""
     plain = ("eager",) if attention_for(config, GROUPED) == GROUPED else ()  # else it is what "grouped" stands for
     return (GROUPED, *plain, *(() if getattr(config, "attn_logit_softcapping", None) else ("sdpa",)))
 

@@ -40,7 +40,7 @@ SECONDS = 40.0
 ROWS, VIRTUAL, TEXT, ANSWER, REFUSAL = 8, 20, 68, 40, 20
 """The step: so many prompts, each of virtual tokens in front, text, and the two branches that training runs in one row."""
 _AGREES = 0.05
-"""Relative distance of final states up to which two kernels are the same model: bfloat16 rounds to less, a lost mask gives more."""
+"""Relative distance of final states up to which two kernels are the same model: bfloat16 rounds to less, a lost mask does not."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ LEFT_OPEN: dict[str, Any] = {"dtype": AUTO, "attention": AUTO, "threads": 0}
 
 
 def as_begun(config: Config, out: Path) -> Config:
-    """Return the config with what it leaves open as the run in `out` has it, if there is one: on any machine a run goes on as it began.
+    """Return the config with what it leaves open as a run in `out` has it: on any machine a run goes on as it began.
 
     Raises:
         RunError: the config of the run cannot be read.
