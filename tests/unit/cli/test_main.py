@@ -130,9 +130,8 @@ def test_models_tune_shows_what_was_measured(run, monkeypatch, tmp_path):
     monkeypatch.setattr(autotune, "thread_counts", lambda: (1,))
     code, out, _ = run("models", "tune", str(tmp_path))
     assert code == 0
-    rows = {
-        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:5]] for line in out.split("\n") if "│" in line
-    }
+    cells = [[cell.strip() for cell in line.split("│")[1:5]] for line in out.split("\n") if "│" in line]
+    rows = {name: rest for name, *rest in cells}
     assert rows == {"grouped": ["1", "50", ""], "eager": ["1", "", "ValueError: not here"], "sdpa": ["1", "20", ""]}
     assert "2 blocks of tiny-llama in float32" in out
     assert 'taken: dtype = "float32", attention = "sdpa", threads = 1' in out

@@ -1,7 +1,8 @@
-"""What is chosen by measurement: the first candidate unless another is clearly faster; once, and with the model left as it was."""
+"""What is chosen by measurement: the first candidate unless another is clearly faster; once, and the model stays as it was."""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,22 +26,18 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def clock(monkeypatch: pytest.MonkeyPatch):
     """Steps that take what `clock.seconds` says of (kernel, threads), 1 by default, on a machine of four cores."""
 
-    class Clock:
-        seconds: dict = {}
-        states: dict = {}
-        taken: list = []
+    found = SimpleNamespace(seconds={}, states={}, taken=[])
 
     def step(lm, candidate):
         key = (candidate.attention, candidate.threads)
-        Clock.taken.append(key)
-        if isinstance(failure := Clock.seconds.get(key), Exception):
+        found.taken.append(key)
+        if isinstance(failure := found.seconds.get(key), Exception):
             raise failure
-        return Clock.seconds.get(key, 1.0), Clock.states.get(candidate.attention, SAME)
+        return found.seconds.get(key, 1.0), found.states.get(candidate.attention, SAME)
 
-    Clock.seconds, Clock.states, Clock.taken = {}, {}, []
     monkeypatch.setattr(autotune, "_timed_step", step)
     monkeypatch.setattr(autotune, "thread_counts", lambda: (2, 4, 1))
-    return Clock
+    return found
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a run leaves to the machine is measured once, written down, kept when it goes on, and taken as given when it is repeated."""
+"""What a run leaves to the machine is measured once, written down, kept when it goes on, and taken as given on repetition."""
 
 import json
 import shutil
