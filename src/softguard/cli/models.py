@@ -12,7 +12,7 @@ from softguard.errors import SourceError
 from softguard.sources import Source, is_cached, list_catalogue, resolve
 from softguard.sources.catalogue import find_entry
 
-app = typer.Typer(no_args_is_help=True, help="Models and guard backbones: list, pull, show.")
+app = typer.Typer(no_args_is_help=True, help="Models and guard backbones: list, pull, show, tune.")
 
 
 @app.command("list")
@@ -40,6 +40,43 @@ def show(reference: str = typer.Argument(help="As for pull.")) -> None:
     cached = entry is None or is_cached(entry)
     known = (asdict(entry) if entry else {}) | (vars(_on_disk(reference)) if cached else {}) | {"cached": cached}
     print(json.dumps(known, indent=2, default=str))
+
+
+@app.command("tune")
+def tune_model(
+    reference: str = typer.Argument(help="As for pull."),
+    again: bool = typer.Option(False, "--again", help="Measure anew: nothing else should be at work on the machine."),
+) -> None:
+    """Show with what a model trains fastest on this machine, and how long each candidate took.
+
+    dtype, attention kernel and number of threads are measured once and kept in
+    the cache; `softguard distill` takes them where the config says auto (threads:
+    0) and writes them into the run's config, and --set model.attention=...
+    overrules them. The step is one of the model's first blocks, forwards and
+    backwards; the kernel that is used without a measurement stays unless another
+    is 1.1 times as fast.
+    """
+    from softguard.models import load_model, product_seconds, tune
+
+    with Stages() as stages:
+        fetch_missing(stages, model=reference)
+        lm = load_model(reference)
+        found = tune(lm, again=again, progress=lambda done, total: stages("attention and threads", done, total, {}))
+    dtype = str(lm.dtype).removeprefix("torch.")
+    if lm.device.type == "cpu":
+        products = ", ".join(f"{name} {1000 * seconds:.2g} ms" for name, seconds in product_seconds().items())
+        out.print(f"a product of SmolLM2's shape: {products}", soft_wrap=True)
+    table = Table("attention", "threads", "step, ms", "note", title=f"{found.blocks} blocks of {lm.reference} in {dtype}")
+    for t in found.trials:
+        shown = "" if t.seconds is None else f"{1000 * t.seconds:.0f}"
+        table.add_row(t.attention, str(t.threads), shown, t.note)
+    if found.trials:
+        out.print(table)
+    if found.load is not None and found.load > 0.5 * found.threads:
+        told = f"{found.load:.1f} processes were at work when this was measured: --again, once they have ended, may tell more"
+        out.print(told, soft_wrap=True)
+    chosen = f'dtype = "{dtype}", attention = "{found.attention}", threads = {found.threads}'
+    out.print(f"taken: {chosen}", markup=False, soft_wrap=True)
 
 
 def fetch_missing(stages: Stages, *, model: str | None = None, guard: str | None = None) -> None:

@@ -63,6 +63,8 @@ def distill(
         from softguard.recipes.memory_plan import memory_lines
 
         lines = [*plan(chosen), *memory_lines(chosen)]
+        if chosen.model.attention == "auto" or not chosen.model.threads:
+            lines.append("attention auto and threads 0: measured once when a run starts (`softguard models tune`)")
         print("".join(f"# {line}\n" for line in lines) + tomli_w.dumps(resolved(on_this_machine(chosen))), end="")
         return
     if out_dir is None:

@@ -4,8 +4,10 @@ One idea carries the adapters that add input vectors: in a sequence of token ids
 token k. Rendering, batching, sampling and scoring treat it as any id; only `LanguageModel.embed` looks it up elsewhere.
 """
 
+from softguard.models.attention import use_kernel
+from softguard.models.autotune import AUTO, Tuning, tune
 from softguard.models.chat import ChatRenderer, RenderedPrompt
-from softguard.models.hardware import fast_dtype, hardware_facts, processor_name
+from softguard.models.hardware import fast_dtype, hardware_facts, processor_name, product_seconds
 from softguard.models.language_model import ControlToken, LanguageModel
 from softguard.models.loading import best_device, load_model, read_config
 from softguard.models.sampling import Generation, sample
@@ -14,6 +16,7 @@ from softguard.models.shared_prefix import key_values
 from softguard.models.streaming import KnownPrefix, stream
 
 __all__ = [
+    "AUTO",
     "ChatRenderer",
     "ControlToken",
     "Generation",
@@ -21,6 +24,7 @@ __all__ = [
     "LanguageModel",
     "RenderedPrompt",
     "ResponseStates",
+    "Tuning",
     "best_device",
     "block_states",
     "fast_dtype",
@@ -29,9 +33,12 @@ __all__ = [
     "load_model",
     "next_token_logits",
     "processor_name",
+    "product_seconds",
     "read_config",
     "refusal_log_odds",
     "response_states",
     "sample",
     "stream",
+    "tune",
+    "use_kernel",
 ]

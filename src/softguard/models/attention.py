@@ -62,9 +62,35 @@ def grouped_attention(
 
 
 def attention_for(config: Any, chosen: str) -> str:
-    """Return `chosen`, or "eager" where "grouped" has nothing to save: every head has keys of its own."""
+    """Return `chosen`, or "eager" where "grouped" has nothing to save: every head has keys of its own.
+
+    Raises:
+        CompatibilityError: "sdpa" for a model that bounds its scores, which would silently be another model.
+    """
+    if chosen == "sdpa" and getattr(config, "attn_logit_softcapping", None):
+        found = f"sdpa, which leaves out the soft cap of {config.model_type}"
+        raise CompatibilityError("an attention kernel that gives this model's numbers", found, "set model.attention to grouped")
     heads, groups = getattr(config, "num_attention_heads", 1), getattr(config, "num_key_value_heads", None)
     return "eager" if chosen == GROUPED and (groups is None or groups == heads) else chosen
+
+
+def kernels_for(config: Any) -> tuple[str, ...]:
+    """Return the kernels that give a model's numbers, ours first: PyTorch's fused one leaves out Gemma 2's bound on scores."""
+    plain = ("eager",) if attention_for(config, GROUPED) == GROUPED else ()  # else it is what "grouped" stands for
+    return (GROUPED, *plain, *(() if getattr(config, "attn_logit_softcapping", None) else ("sdpa",)))
+
+
+def use_kernel(network: Any, chosen: str) -> None:
+    """Let a loaded network attend with a kernel, as if it had been loaded with it.
+
+    Raises:
+        CompatibilityError: it cannot be changed, or would not give the model's numbers.
+    """
+    kernel = attention_for(network.config, chosen)
+    network.set_attn_implementation(kernel)
+    if network.config._attn_implementation != kernel:
+        found = f"{type(network).__name__}, which keeps its own"
+        raise CompatibilityError(f"a model that takes {kernel} attention", found, "set model.attention to eager")
 
 
 _SIZES = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}

@@ -10,7 +10,6 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
@@ -56,10 +55,14 @@ class ModelConfig(BaseModel):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of the frozen weights; auto takes what this machine multiplies faster, and the run says which"
     )
-    attention: Literal["grouped", "eager", "sdpa"] = Field(
-        "grouped", description="attention kernel: ours for grouped-query models, transformers' plain one, PyTorch's fused one"
+    attention: Literal["auto", "grouped", "eager", "sdpa"] = Field(
+        "auto",
+        description="kernel: ours for grouped-query models, transformers' plain one, PyTorch's fused one; auto takes what trains "
+        "this model fastest on this machine, and the run says which",
     )
-    threads: int = Field(0, ge=0, description="PyTorch threads; 0 takes PyTorch's own choice, and the run says which")
+    threads: int = Field(
+        0, ge=0, description="PyTorch threads; 0 takes the number that trains fastest on this machine, and the run says which"
+    )
 
 
 class TeacherConfig(BaseModel):
@@ -213,11 +216,14 @@ def _nearest(where: str) -> str:
 
 
 def on_this_machine(config: Config) -> Config:
-    """Return the config with the dtype that `auto` and the threads that 0 mean here: both are part of what W becomes."""
-    chosen: dict[str, Any] = {"threads": config.model.threads or torch.get_num_threads()}
-    if config.model.dtype == "auto":
-        chosen["dtype"] = str(fast_dtype(best_device())).removeprefix("torch.")
-    return config.model_copy(update={"model": config.model.model_copy(update=chosen)})
+    """Return the config with the dtype that `auto` means here: it is part of what W becomes.
+
+    What attention and threads mean, which takes the loaded model to say, is `tuning.tuned`'s.
+    """
+    if config.model.dtype != "auto":
+        return config
+    dtype = str(fast_dtype(best_device())).removeprefix("torch.")
+    return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
 
 
 def resolved(config: Config) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,8 @@ from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, DataError
 from softguard.guards import load_guard
-from softguard.models import LanguageModel, hardware_facts, load_model
+from softguard.models import AUTO, LanguageModel, hardware_facts, load_model
+from softguard.models.attention import GROUPED
 from softguard.objectives import OBJECTIVES, Objective
 from softguard.recipes.calibration import operating_point
 from softguard.recipes.cluster import HERE, Cluster
@@ -33,6 +34,7 @@ from softguard.recipes.drafting import fill_on_workers
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.teacher_cache import described_server, split_by_source, teacher_cache
+from softguard.recipes.tuning import apply, as_begun, tuned
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, load_policy
 from softguard.training import Example, TrainingResult, check_same_tokenizer, check_shares, fit, train
@@ -100,7 +102,8 @@ def check_prompts(prompts: RunPrompts) -> None:
 def load_base(config: Config) -> LanguageModel:
     """Return the base model of a config."""
     model = on_this_machine(config).model
-    return load_model(model.name, dtype=getattr(torch, model.dtype), attention=model.attention)
+    attention = GROUPED if model.attention == AUTO else model.attention  # until it is measured, which takes the model
+    return load_model(model.name, dtype=getattr(torch, model.dtype), attention=attention)
 
 
 def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent, cluster: Cluster = HERE) -> RunDir:
@@ -116,7 +119,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     """
     together = processes()
     report = report if together.is_main else _silent
-    config = together.from_main(partial(on_this_machine, config))
+    config = together.from_main(lambda: on_this_machine(as_begun(config, out)))
     run = RunDir.check(out, resolved(config))
     if together.from_main(lambda: "train" in run.stages()):
         return run
@@ -125,10 +128,13 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     torch.manual_seed(config.training.seed)
     with together.main_first():
         parts = load_parts(config, data_dir)
-    adapter: Adapter = ADAPTERS.get(config.adapter.kind).create(config.adapter, parts.lm, config.training.seed)
-    adapter.extend(parts.teacher.renderer.render(parts.prompts.train[0].conversation))  # raises where a slot is missing
     objective = OBJECTIVES.get(config.objective.kind)(config.objective)
     check_objective(objective, config, parts)
+    config = together.from_main(partial(tuned, config, parts.lm, _within_stage(report, "attention and threads")))
+    apply(config, parts.lm)
+    parts = replace(parts, config=config)
+    adapter: Adapter = ADAPTERS.get(config.adapter.kind).create(config.adapter, parts.lm, config.training.seed)
+    adapter.extend(parts.teacher.renderer.render(parts.prompts.train[0].conversation))  # raises where a slot is missing
     if together.is_main:
         run = RunDir.create(out, resolved(config))
         _bind(run, provenance(parts))

@@ -202,13 +202,13 @@ class TeacherCache:
             for shard in shards:
                 if progress:
                     progress(done, total)
-                conversations = {k: by_key[k] for k in shard}
-                stem = self._drawn(conversations, partial(_within, progress, done, total) if progress else None)
+                asked = {k: by_key[k] for k in shard}
+                stem = self._drawn(asked, partial(_within, progress, done, total) if progress else None)
                 done += len(shard)
                 collect()  # before another is begun: a guard that is gone is asked once
                 drafts = json.loads(stem.with_suffix(".json").read_text())
-                judge = partial(self._verdicts, stem, conversations, drafts)
-                judging.append(_Judging(stem, conversations, drafts, worker.submit(judge).result if self._overlap else judge))
+                judge = partial(self._verdicts, stem, asked, drafts)
+                judging.append(_Judging(stem, asked, drafts, worker.submit(judge).result if self._overlap else judge))
                 if not self._overlap:
                     collect()
             collect()

@@ -29,7 +29,7 @@ from torch import Tensor
 from softguard.core.protocols import Progress
 from softguard.errors import CompatibilityError, ConfigError, RuntimeProgramError
 from softguard.models import Generation, LanguageModel, response_states
-from softguard.models.sampling import uniforms
+from softguard.models.drawing import uniforms
 from softguard.runtimes.server_client import ClientConfig, Failure, ServerClient, host_of, key_headers
 from softguard.teacher.cache import Retokenised, TeacherSettings
 from softguard.teacher.guarded_system import GuardedSystem
@@ -273,7 +273,7 @@ def _score(
         total += float((log_q.gather(1, targets).squeeze(1) - mean).double().sum())
         variance += float(((q * log_q.square()).sum(-1) - mean.square()).clamp(min=0).double().sum())
     lengths = [len(r) for r in responses]
-    return _Scored(list(found.states.split(lengths)), log_probs, total / len(row), math.sqrt(variance) / len(row))
+    return _Scored(list(torch.split(found.states, lengths)), log_probs, total / len(row), math.sqrt(variance) / len(row))
 
 
 def _plain(text: str) -> str:

@@ -6,13 +6,16 @@ import sys
 import tomllib
 
 import pytest
+import torch
 
 from softguard.cli import main as cli
 from softguard.cli import models, runs
+from softguard.models import autotune
 from softguard.recipes import distill as distilling
 from softguard.recipes.cluster import HERE, Cluster
 from softguard.recipes.config import Config, validate_config
 from softguard.sources import list_catalogue
+from tests.fakes import tiny_model
 
 
 @pytest.fixture
@@ -78,6 +81,9 @@ def test_a_dry_run_needs_no_folder_and_says_what_would_be_learned(run):
     assert out.startswith("# learns 32 virtual tokens")
     assert "\n# 7 steps of 16 prompts, 8 of them harmful" in out
     assert "\n# its memory is not known until the model is fetched" in out
+    assert "\n# attention auto and threads 0: measured once when a run starts (`softguard models tune`)\n" in out
+    fixed = ("--set", "model.attention=sdpa", "--set", "model.threads=2")
+    assert "measured" not in run("distill", "--dry-run", *short, *fixed)[1]
     code, _, err = run("distill")
     assert code == 2
     assert "--out" in err
@@ -119,6 +125,34 @@ def test_every_option_has_help():
         if not getattr(parameter, "help", None)
     ]
     assert bare == []
+
+
+def test_models_tune_shows_what_was_measured(run, monkeypatch, tmp_path):
+    timed = []
+
+    def step(lm, candidate):
+        timed.append(candidate)
+        if candidate.attention == "eager":
+            raise ValueError("not here")
+        return {"sdpa": 0.02}.get(candidate.attention, 0.05), torch.ones(1)
+
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("softguard.models.load_model", lambda reference: tiny_model())
+    monkeypatch.setattr(autotune, "_timed_step", step)
+    monkeypatch.setattr(autotune, "thread_counts", lambda: (1,))
+    code, out, _ = run("models", "tune", str(tmp_path))
+    assert code == 0
+    cells = [[cell.strip() for cell in line.split("│")[1:5]] for line in out.split("\n") if "│" in line]
+    rows = {name: rest for name, *rest in cells}
+    assert rows == {"grouped": ["1", "50", ""], "eager": ["1", "", "ValueError: not here"], "sdpa": ["1", "20", ""]}
+    assert "2 blocks of tiny-llama in float32" in out
+    assert 'taken: dtype = "float32", attention = "sdpa", threads = 1' in out
+    count = len(timed)
+    assert run("models", "tune", str(tmp_path))[1] == out
+    assert len(timed) == count
+    run("models", "tune", str(tmp_path), "--again")
+    assert len(timed) == 2 * count
 
 
 def test_models_show_fetches_nothing(run, monkeypatch):

@@ -103,7 +103,7 @@ def distil(folder):
     distilling.load_base = lambda config: tiny_model()
     teacher_caching.TeacherCache = lambda *given, **named: TeacherCache(*given, **named, shard_size=4)
     small = ["steps=2", "batch_size=2", "accumulation=2", "learning_rate=0.05", "validate_every=1"]
-    asked = ["teacher.guard=keyword", "teacher.max_new_tokens=4", "adapter.num_virtual_tokens=3"]
+    asked = ["model.attention=grouped", "teacher.guard=keyword", "teacher.max_new_tokens=4", "adapter.num_virtual_tokens=3"]
     config = load_config(None, [*asked, *(f"training.{s}" for s in small)])
     told = []
     for _ in range(2):  # the second time it is finished
