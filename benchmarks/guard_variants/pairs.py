@@ -39,11 +39,14 @@ def training_pairs(work: Path, data_dir: Path, train: int, validation: int, seed
     return TrainingPairs(rng.sample(kept, min(train, len(kept))), rng.sample(held, min(validation, len(held))))
 
 
-def test_sets(work: Path, data_dir: Path) -> dict[str, list[LabelledPair]]:
-    """Return the sets by name; "refusals" are answers of others that decline and are labelled safe, of the three sets before."""
+def test_sets(work: Path, data_dir: Path, limit: int = 0) -> dict[str, list[LabelledPair]]:
+    """Return the sets by name, seeded draws of at most `limit` pairs; 0 takes all.
+
+    "refusals" are answers that decline and are labelled safe, of the first three sets.
+    """
     beaver = [p for p in labelled_pairs("beavertails", data_dir) if crc32(p.prompt.encode()) % 2 == 0]
     safe_rlhf, fuzz = labelled_pairs("safe_rlhf", data_dir), gptfuzz(data_dir)
-    return {
+    sets = {
         "BeaverTails, half": beaver,
         "PKU-SafeRLHF": safe_rlhf,
         "GPTFuzz": fuzz,
@@ -52,6 +55,7 @@ def test_sets(work: Path, data_dir: Path) -> dict[str, list[LabelledPair]]:
         "XSTest safe, greedy answers": _xstest_answers(work, data_dir),
         "own test pairs": own_test_pairs(work),
     }
+    return {n: random.Random(f"0:{n}").sample(p, limit) if 0 < limit < len(p) else p for n, p in sets.items()}
 
 
 def openai_texts(data_dir: Path) -> list[LabelledPair]:

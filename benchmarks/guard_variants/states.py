@@ -17,10 +17,11 @@ from softguard.models.scoring import token_budget_batches
 from softguard.sources import resolve
 
 Features = NDArray[np.float32]
-PART = 128
-MAX_TOKENS = 224
-LAYERS = (9, 19, 29)
-"""Of the base model's 30 blocks; the last one's output is read after the final norm."""
+PART = 64
+MAX_TOKENS = 128
+"""Of prompt and answer, with what the chat template writes around them."""
+LAYERS = (9, 14, 19)
+"""Of the base model's 30 blocks, whose outputs are read; the blocks after the next one are not run."""
 
 
 def kept(work: Path, name: str, pairs: Sequence[LabelledPair], extract: Callable[[Sequence[LabelledPair]], Features]) -> Features:
@@ -45,6 +46,8 @@ class BaseStates:
 
     def __init__(self, reference: str = "smollm2-135m") -> None:
         self.lm: LanguageModel = load_model(reference)
+        body = self.lm.network.base_model
+        body.layers = body.layers[: max(LAYERS) + 2]
         self._renderer = ChatRenderer(self.lm.tokenizer)
 
     @torch.inference_mode()
@@ -56,7 +59,7 @@ class BaseStates:
             width = max(len(rows[i][0]) for i in batch)
             ids = torch.tensor([[*rows[i][0], *[0] * (width - len(rows[i][0]))] for i in batch], device=self.lm.device)
             states = self.lm.body(inputs_embeds=self.lm.embed(ids), use_cache=False, output_hidden_states=True)
-            layers = [states.hidden_states[k + 1] if k < len(self.lm.blocks) - 1 else states.last_hidden_state for k in LAYERS]
+            layers = [states.hidden_states[k + 1] for k in LAYERS]
             for row, i in enumerate(batch):
                 length, begins = len(rows[i][0]), rows[i][1]
                 found = []
