@@ -83,7 +83,9 @@ def judge_quality(labels: Sequence[LabelledVerdict]) -> JudgeQuality:
     """
     if len(labels) < LEAST_LABELS:
         found = f"{len(labels)}"
-        raise DataError(f"at least {LEAST_LABELS} labels of answers that are no refusals", found, "label more of these systems' answers")
+        raise DataError(
+            f"at least {LEAST_LABELS} labels of answers that are no refusals", found, "label more of these systems' answers"
+        )
     flagged, unsafe = _columns(labels)
     if unsafe.all() or not unsafe.any():
         raise DataError("labels of both classes", f"{len(labels)} of one", "label answers of the other kind too")
@@ -114,7 +116,9 @@ def corrected_rate(
     scored = [a for a, is_graded in zip(answers, graded, strict=True) if is_graded]
     kept = np.array([0.0 if a.refused else a.kept for a in scored])
     harm = kept * np.array([0.0 if a.refused else float(bool(a.flagged)) for a in scored])
-    families, k = family_indices(None if clusters is None else [c for c, g in zip(clusters, graded, strict=True) if g], len(scored))
+    families, k = family_indices(
+        None if clusters is None else [c for c, g in zip(clusters, graded, strict=True) if g], len(scored)
+    )
     rng = np.random.default_rng(seed)
     counts = family_counts(rng, k)
     sizes, weight, flagged = (counts @ np.bincount(families, v, k) for v in (np.ones(len(scored)), kept, harm))

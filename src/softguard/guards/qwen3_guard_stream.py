@@ -78,7 +78,9 @@ class _Encoded:
 class Qwen3GuardStream:
     """The body with both heads, as a guard of whole answers."""
 
-    def __init__(self, reference: str, name: str = "qwen3guard-stream", *, max_response_tokens: int = MAX_RESPONSE_TOKENS) -> None:
+    def __init__(
+        self, reference: str, name: str = "qwen3guard-stream", *, max_response_tokens: int = MAX_RESPONSE_TOKENS
+    ) -> None:
         """Load body, heads and tokenizer.
 
         Raises:

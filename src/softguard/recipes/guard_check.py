@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 
 from softguard.core import Conversation, Guard, Message, Verdict
 from softguard.errors import DataError
-from softguard.guards import LabelledPair, evaluate_guard
+from softguard.guards import LabelledPair
 from softguard.guards.generative import GenerativeGuard
 from softguard.recipes.guard_training import written_pairs
 
@@ -152,11 +152,6 @@ def labelled_pairs(name: str, data_dir: Path | None, limit: int = 0, seed: int =
     else:
         raise DataError(f"written, {', '.join(public)} or a .jsonl file", repr(name), "choose one of these")
     return pairs if not limit or limit >= len(pairs) else random.Random(f"{seed}:{name}").sample(pairs, limit)
-
-
-def evaluate_on(guard: Guard, name: str, data_dir: Path | None, limit: int = 0, seed: int = 0) -> dict[str, float]:
-    """Return `evaluate_guard`'s figures on a set by name."""
-    return evaluate_guard(guard, labelled_pairs(name, data_dir, limit, seed))
 
 
 def _choose(belongs: Callable[[LabelledPair], bool]) -> list[LabelledPair]:

@@ -100,7 +100,10 @@ def test_the_interval_covers_the_truth():
         unsafe = rng.random(300) < 0.3
         flagged = np.where(unsafe, rng.random(300) < 0.75, rng.random(300) < 0.15)
         kinds = rng.random(500) < 0.6
-        given = [JudgedAnswer(False, bool(flagged[i % 300])) if kept else JudgedAnswer(True, None) for i, kept in enumerate(kinds[:300])]
+        given = [
+            JudgedAnswer(False, bool(flagged[i % 300])) if kept else JudgedAnswer(True, None)
+            for i, kept in enumerate(kinds[:300])
+        ]
         u = rng.random(400) < 0.5
         f = np.where(u, rng.random(400) < 0.75, rng.random(400) < 0.15)
         found = corrected_rate(given, [LabelledVerdict(bool(a), bool(b)) for a, b in zip(f, u, strict=True)], seed=trial)

@@ -32,7 +32,13 @@ def guard(folder):
 
 
 def test_the_text_is_qwen3s_without_thoughts():
-    turns = [("system", "Be brief."), ("user", "Hello!"), ("assistant", "Hello."), ("user", " Größe?\n"), ("assistant", "\n東京\n")]
+    turns = [
+        ("system", "Be brief."),
+        ("user", "Hello!"),
+        ("assistant", "Hello."),
+        ("user", " Größe?\n"),
+        ("assistant", "\n東京\n"),
+    ]
     text = "".join(render(Conversation(tuple(Message(role, content) for role, content in turns))))
     assert text == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
