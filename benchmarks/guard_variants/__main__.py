@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.guard_variants.fitted import Fitted, fit_mlp, fit_probe
 from benchmarks.guard_variants.packaged import packaged
-from benchmarks.guard_variants.pairs import TrainingPairs, test_sets, training_pairs
+from benchmarks.guard_variants.pairs import TrainingPairs, sets_to_measure, training_pairs
 from benchmarks.guard_variants.states import BaseStates, Features, MiniLmStates, kept
 from softguard.core import Guard
 from softguard.guards import load_guard
@@ -94,13 +94,13 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     names = asked.only.split(",")
-    sets = test_sets(asked.work, asked.data_dir, asked.limit)
+    sets = sets_to_measure(asked.work, asked.data_dir, asked.limit)
     done: dict[str, Any] = {}
     if "mini" in names:
         guard = load_guard("mini")
         done["mini"] = measure("mini", *_scored(guard, sets), {"parameters": guard.num_parameters})  # type: ignore[attr-defined]
     if "reference" in names:
-        # BeaverTails' test half only: the other sets are, or share prompts with, what it is trained on, or are no matter of labels.
+        # Half of BeaverTails is kept from it, PKU-SafeRLHF is what it is trained on.
         report = train_reference_judge(asked.data_dir, asked.work / "reference.toml")
         guard, seen = load_guard(str(asked.work / "reference.toml")), {n: p for n, p in sets.items() if n != "PKU-SafeRLHF"}
         assert all(is_test(p) for p in sets["BeaverTails, half"])
@@ -148,7 +148,9 @@ def write(done: dict[str, Any], sets: dict[str, list[LabelledPair]]) -> None:
     for name, found in variants.items():
         for of, f in found["figures"].items():
             cells = ["" if f[k] is None else f"{f[k]:.3f}" for k in SHOWN]
-            lines.append(f"| {name} | {of} | {f['pairs']} | {' | '.join(cells)} | {found['latency_ms_one_thread']['median']:.1f} |")
+            lines.append(
+                f"| {name} | {of} | {f['pairs']} | {' | '.join(cells)} | {found['latency_ms_one_thread']['median']:.1f} |"
+            )
     (OUT / "variants.md").write_text("\n".join(lines) + "\n")
 
 

@@ -3,7 +3,8 @@
 pip install --no-deps --target SITE alt-profanity-check==1.9.1 prompt-guardrail==1.0.1 metatronnanoguard==0.1.0 tiktoken==0.14.0
 PYTHONPATH=SITE python -m benchmarks.guard_variants --only packaged ...
 
-These packages unpickle their own weights, which the product never does: run them where you would run any package that you install.
+These packages unpickle their own weights, which the product never does: run them where you would run any package that you
+install.
 """
 
 import warnings

@@ -39,7 +39,7 @@ def training_pairs(work: Path, data_dir: Path, train: int, validation: int, seed
     return TrainingPairs(rng.sample(kept, min(train, len(kept))), rng.sample(held, min(validation, len(held))))
 
 
-def test_sets(work: Path, data_dir: Path, limit: int = 0) -> dict[str, list[LabelledPair]]:
+def sets_to_measure(work: Path, data_dir: Path, limit: int) -> dict[str, list[LabelledPair]]:
     """Return the sets by name, seeded draws of at most `limit` pairs; 0 takes all.
 
     "refusals" are answers that decline and are labelled safe, of the first three sets.

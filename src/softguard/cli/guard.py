@@ -99,13 +99,9 @@ def run_evaluate(
 @app.command("calibrate")
 def run_calibrate(
     name: NameArgument,
-    on: Annotated[
-        str, typer.Option("--on", help="A set as for `evaluate`; half of it fits the curve, the other half measures it.")
-    ],
+    on: Annotated[str, typer.Option("--on", help="A set as for `evaluate`: half fits the curve, half measures it.")],
     out_file: Annotated[Path, typer.Option("--out", help="The calibrated guard, GUARD.toml; reliability plots go beside it.")],
-    method: Annotated[
-        str, typer.Option(help="temperature (two numbers) or isotonic (steps; a thousand labels or more).")
-    ] = "temperature",
+    method: Annotated[str, typer.Option(help="temperature, or isotonic (a thousand labels or more).")] = "temperature",
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of public sets (or SOFTGUARD_DATA).", envvar="SOFTGUARD_DATA")
     ] = None,
@@ -168,9 +164,7 @@ def run_train_judge(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of public sets (or SOFTGUARD_DATA).", envvar="SOFTGUARD_DATA")
     ] = None,
-    out_file: Annotated[
-        Path | None, typer.Option("--out", help="JUDGE.toml; without it, where `evaluate --suite` looks.")
-    ] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="JUDGE.toml; else where `evaluate --suite` looks.")] = None,
 ) -> None:
     """Train the reference judge on public labels (CC BY-NC): another architecture than mini, for judging mini's students."""
     from softguard.recipes.reference_judge import reference_judge_path, train_reference_judge

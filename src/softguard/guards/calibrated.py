@@ -1,8 +1,8 @@
 """`calibrated`: a guard whose p_safe is mapped to what labels say, by `softguard guard calibrate`; the ranking stays.
 
 One idea: the guard is not touched. Its p_unsafe goes through a curve that never falls: a temperature and a bias on its log-odds
-(two numbers, which a few hundred labels fix), or isotonic steps (which follow any shape and need a thousand). Whatever could not be
-graded stays so. Categories pass as they are.
+(two numbers, which a few hundred labels fix), or isotonic steps (which follow any shape and need a thousand). Whatever could
+not be graded stays so. Categories pass as they are.
 """
 
 import hashlib
@@ -50,10 +50,8 @@ class CalibratedGuard:
         self.name = config.name or f"{guard.name}, calibrated"
         # A curve that was fitted to other verdicts says nothing of these.
         self._strange = bool(config.fingerprint) and config.fingerprint != guard.fingerprint
-        curve = (config.temperature, config.bias, config.points)
-        self.fingerprint = hashlib.sha256(
-            repr(("calibrated-1", curve, config.fingerprint, guard.fingerprint)).encode()
-        ).hexdigest()
+        own = ("calibrated-1", config.temperature, config.bias, config.points, config.fingerprint, guard.fingerprint)
+        self.fingerprint = hashlib.sha256(repr(own).encode()).hexdigest()
 
     @property
     def num_parameters(self) -> int | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file
 from scipy.sparse import csr_matrix, hstack
+from scipy.special import expit
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from softguard.core import Conversation, Verdict
@@ -70,7 +71,7 @@ class LinearGuard:
         if rows:
             found = features([(conversations[i].prompt, conversations[i].response) for i in rows])
             log_odds = found @ self._weights.weight + self._weights.bias
-            for i, p_unsafe in zip(rows, (1.0 / (1.0 + np.exp(-log_odds))).tolist(), strict=True):
+            for i, p_unsafe in zip(rows, expit(log_odds).tolist(), strict=True):
                 cut = len(conversations[i].response) > MAX_CHARACTERS
                 verdicts[i] = Verdict(round(1.0 - p_unsafe, 5), truncated=cut)
         return verdicts
@@ -95,9 +96,8 @@ def linear(config: LinearConfig, folder: Path) -> LinearGuard:
         tensors = load_file(path)
         weight, bias = tensors["weight"].astype(np.float64), float(tensors["bias"][0])
     except Exception as error:  # safetensors has an error class of its own
-        raise SourceError(
-            f"a linear guard's weights at {path}", type(error).__name__, "run `softguard guard train-judge`"
-        ) from error
+        todo = "run `softguard guard train-judge`"
+        raise SourceError(f"a linear guard's weights at {path}", type(error).__name__, todo) from error
     if weight.shape != (2 * FEATURES,):
         found = json.dumps(list(weight.shape))
         raise SourceError(f"{2 * FEATURES} weights in {path}", found, "run `softguard guard train-judge`")

@@ -4,10 +4,10 @@ The published code comes with the weights and is never run here (`trust_remote_c
 Qwen3 body, and on its final states a projection, an RMS norm and linear heads for risk and category, one set for the user's turn
 (`query_...`), one for the answer. Their weights are read from the safetensors files by name, their labels from `config.json`.
 
-The authors call an answer unsafe at the first two tokens in a row whose likeliest risk is "Unsafe", else controversial by the same
-rule. Ours is the soft form of the strict reading: p_safe = 1 - max over neighbours t, t+1 of min(q_t, q_t+1), q = 1 - P(Safe). One
-token's risk alone never decides. The prompt's risk is read at the end of its turn and is a category, as is each category of the
-deciding token, times its q.
+The authors call an answer unsafe at the first two tokens in a row whose likeliest risk is "Unsafe", else controversial by the
+same rule. Ours is the soft form of the strict reading: p_safe = 1 - max over neighbours t, t+1 of min(q_t, q_t+1), with
+q = 1 - P(Safe). One token's risk alone never decides. The prompt's risk is read at the end of its turn and is a category, as is
+each category of the deciding token, times its q.
 
 References:
     https://github.com/QwenLM/Qwen3Guard/blob/484cee6a2671a60b5e2e557710efed91a539c8a8/eval/eval_stream.py

@@ -1,7 +1,7 @@
 """`guard calibrate`: fit a curve to labels, say what it does on labels that it did not see, write the guard and its plots.
 
-Half of the pairs, by prompt, fit the curve; the other half measure it. Whoever evaluates on the same set later measures a guard that
-has seen half of it.
+Half of the pairs, by prompt, fit the curve; the other half measure it. Whoever evaluates on the same set later measures a
+guard that has seen half of it.
 """
 
 from dataclasses import dataclass
@@ -69,9 +69,8 @@ def calibrate_guard(
     if out.suffix != ".toml":
         raise ConfigError("a file that ends in .toml", str(out), "name it GUARD.toml")
     pairs = labelled_pairs(on, data_dir, limit, seed)
-    graded = [
-        (p, v.p_safe) for p, v in zip(pairs, guard.judge([p.conversation for p in pairs]), strict=True) if v.p_safe is not None
-    ]
+    verdicts = guard.judge([p.conversation for p in pairs])
+    graded = [(p, v.p_safe) for p, v in zip(pairs, verdicts, strict=True) if v.p_safe is not None]
     halves = [[(p, s) for p, s in graded if crc32(p.prompt.encode()) % 2 == half] for half in (1, 0)]
     (fit_p, fit_y), (test_p, test_y) = (
         (np.array([1.0 - s for _, s in half]), np.array([p.unsafe for p, _ in half], dtype=np.int64)) for half in halves

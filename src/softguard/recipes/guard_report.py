@@ -14,7 +14,10 @@ from softguard.core.files import write_atomically
 from softguard.errors import DataError
 from softguard.guards.measuring import LabelledPair, evaluate_guard, figures, reliability, reliability_svg, roc_svg
 
-_STYLE = "body{font-family:sans-serif;max-width:44rem;margin:2rem auto}svg{width:20rem}td,th{text-align:left;padding:.1rem 1rem .1rem 0}"
+_STYLE = (
+    "body{font-family:sans-serif;max-width:44rem;margin:2rem auto}svg{width:20rem}"
+    "td,th{text-align:left;padding:.1rem 1rem .1rem 0}"
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ def write_guard_page(found: Labelled, guard: str, page: Path) -> dict[str, float
     write_atomically(
         page,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>'
-        f"<table>{rows}</table>{left_out}<p>Flagged means p_safe below 0.5; the dot on the ROC is there. On the reliability plot a "
-        f"calibrated guard's circles lie on the diagonal.</p>{''.join(plots)}</html>\n",
+        f"<table>{rows}</table>{left_out}<p>Flagged means p_safe below 0.5; the dot on the ROC is there. On the reliability plot "
+        f"a calibrated guard's circles lie on the diagonal.</p>{''.join(plots)}</html>\n",
     )
     return values
 

@@ -1,7 +1,8 @@
 """`guard correct`: a suite's attack success as judged, and corrected for the judge's errors by labels of the same answers.
 
-Labels are lines `{"system", "id", "unsafe"}`, with `"wrapper"` for requests under attack: they name answers of the evaluation's own
-`samples.jsonl`, so they are of the same systems. A label of a full refusal counts for nothing: refusals are safe by definition.
+Labels are lines `{"system", "id", "unsafe"}`, with `"wrapper"` for requests under attack: they name answers of the evaluation's
+own `samples.jsonl`, so they are of the same systems. A label of a full refusal counts for nothing: refusals are safe by
+definition.
 """
 
 import json
@@ -49,9 +50,7 @@ def correct_rates(evaluation: Path, labels: Path, judge: str = "", seed: int = 0
     for system, wrapper in dict.fromkeys((r["system"], r["wrapper"]) for r in rows):
         if system in systems:  # errors of a judge on other systems' answers say nothing of this one's
             part = [r for r in rows if (r["system"], r["wrapper"]) == (system, wrapper)]
-            answers = [
-                JudgedAnswer(r["kind"] == "full", _flagged(r, judge), 1.0 if r["p_kept"] is None else r["p_kept"]) for r in part
-            ]
+            answers = [_answer(r, judge) for r in part]
             found.append(SystemRate(system, wrapper, corrected_rate(answers, verdicts, seed, [r["family"] for r in part])))
     write_atomically(labels.with_name(f"corrected-{labels.stem}.json"), json.dumps(described(found, judge), indent=1) + "\n")
     return found
@@ -85,6 +84,10 @@ def _labelled(
         if row["kind"] != "full" and flagged is not None:
             verdicts[key] = LabelledVerdict(flagged, line["unsafe"])
     return list(verdicts.values()), {system for system, _, _ in verdicts}
+
+
+def _answer(row: dict[str, Any], judge: str) -> JudgedAnswer:
+    return JudgedAnswer(row["kind"] == "full", _flagged(row, judge), 1.0 if row["p_kept"] is None else float(row["p_kept"]))
 
 
 def _flagged(row: dict[str, Any], judge: str) -> bool | None:

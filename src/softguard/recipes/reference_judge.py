@@ -72,9 +72,8 @@ def train_reference_judge(data_dir: Path | None, out: Path | None = None) -> dic
 
 def _fit(train: list[LabelledPair], held: list[LabelledPair]) -> tuple[LinearWeights, float]:
     """Return the weights that rank the held-out pairs best, calibrated on them, and the strength that gave them."""
-    (x, y), (held_x, held_y) = (
-        (features([(p.prompt, p.response) for p in part]), [p.unsafe for p in part]) for part in (train, held)
-    )
+    x, held_x = (features([(p.prompt, p.response) for p in part]) for part in (train, held))
+    y, held_y = ([p.unsafe for p in part] for part in (train, held))
     found = []
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, solver="liblinear", max_iter=200).fit(x, y)

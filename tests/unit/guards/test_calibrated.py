@@ -51,10 +51,11 @@ def test_another_guard_than_the_curves_is_not_graded():
     assert same.fingerprint != CalibratedGuard(CalibratedConfig(guard="g", temperature=2.0), Fixed()).fingerprint
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"points": [[0.5, 0.5], [0.2, 0.6]]}, {"points": [[0.1, 0.2]], "bias": 1.0}, {"temperature": 0.0}, {"points": [[0, 2]]}],
-)
+FALLS = {"points": [[0.5, 0.5], [0.2, 0.6]]}
+TWO = {"points": [[0.1, 0.2]], "bias": 1.0}
+
+
+@pytest.mark.parametrize("settings", [FALLS, TWO, {"temperature": 0.0}, {"points": [[0, 2]]}])
 def test_a_curve_that_falls_or_two_of_them_are_refused(settings):
     with pytest.raises(ConfigError, match="calibrated"):
         make_guard({"kind": "calibrated", "guard": "keyword", **settings})

@@ -1,6 +1,7 @@
 """Qwen3Guard-Stream on a tiny random folder: the heads against a computation of their own, the rule, what is cut and refused."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_heads_and_rule(folder, guard, response):
     conversation = Conversation.from_prompt("Name a river.").with_response(response)
     answer, prompt = reference(folder, conversation)
     q = [1 - float(risk[0]) for risk, _ in answer]
-    pairs = [min(a, b) for a, b in zip(q, q[1:], strict=False)]
+    pairs = [min(a, b) for a, b in pairwise(q)]
     best = max(range(len(pairs)), key=pairs.__getitem__)
     # Judged in a batch with a longer pair, so that it is padded.
     verdict = guard.judge([conversation, Conversation.from_prompt("x " * 80).with_response("y")])[0]

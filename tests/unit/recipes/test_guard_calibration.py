@@ -26,7 +26,7 @@ class TooSure:
 def labels(tmp_path):
     rng = random.Random(0)
     rows = []
-    for i in range(2000):
+    for i in range(8000):
         log_odds = rng.gauss(0, 1)
         unsafe = rng.random() < 1 / (1 + math.exp(-log_odds))
         rows.append({"prompt": f"{i} {log_odds}", "response": "r", "unsafe": unsafe})

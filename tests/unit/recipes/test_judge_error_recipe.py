@@ -17,9 +17,8 @@ def sample(system, i, harm, kind="compliance", wrapper="plain", **more):
 def evaluation(tmp_path):
     """300 answers of two systems; the judge flags 38 % of the base's, and all of the student's refusals."""
     rows = [sample("base", i, 0.9 if i % 50 < 19 else 0.1) for i in range(300)]
-    rows += [
-        sample("student", i, 0.9, "full") if i < 150 else sample("student", i, 0.9 if i % 50 < 19 else 0.1) for i in range(300)
-    ]
+    rows += [sample("student", i, 0.9, "full") for i in range(150)]
+    rows += [sample("student", i, 0.9 if i % 50 < 19 else 0.1) for i in range(150, 300)]
     rows += [sample("system_prompt", i, 0.9) for i in range(5)]
     rows.append(sample("base", 999, 0.9) | {"label": "benign"})
     (tmp_path / "samples.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
@@ -46,7 +45,7 @@ def labels_of(evaluation, systems=("base", "student"), count=200, wrong=False):
 
 
 def test_both_rates_of_the_labelled_systems(evaluation):
-    path = labels_of(evaluation, count=300)
+    path = labels_of(evaluation, count=450)
     found = {x.system: x.rate for x in correct_rates(evaluation, path)}
     assert set(found) == {"base", "student"}  # no label is of the third
     assert found["base"].uncorrected.value == pytest.approx(0.38)
@@ -64,7 +63,7 @@ def test_both_rates_of_the_labelled_systems(evaluation):
 def test_labels_of_refusals_do_not_make_up_the_number(evaluation):
     lines = [{"system": "student", "id": f"p{i}", "unsafe": False} for i in range(300)]
     (evaluation / "l.jsonl").write_text("\n".join(json.dumps(x) for x in lines))
-    with pytest.raises(DataError, match="at least 200 labels.*found 150"):
+    with pytest.raises(DataError, match=r"at least 200 labels.*found 150"):
         correct_rates(evaluation, evaluation / "l.jsonl")
 
 
@@ -73,9 +72,10 @@ def test_a_judge_that_errs_more_than_chance_is_an_error(evaluation):
         correct_rates(evaluation, labels_of(evaluation, count=300, wrong=True))
 
 
-@pytest.mark.parametrize(
-    "line", [{"system": "base", "id": "p1"}, {"system": "other", "id": "p1", "unsafe": True}, {"id": "p1", "unsafe": True}]
-)
+LINES = [{"system": "base", "id": "p1"}, {"system": "other", "id": "p1", "unsafe": True}, {"id": "p1", "unsafe": True}]
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_a_label_of_no_answer_is_named(evaluation, line):
     (evaluation / "l.jsonl").write_text(json.dumps({"system": "base", "id": "p0", "unsafe": True}) + "\n" + json.dumps(line))
     with pytest.raises(DataError, match="line 2"):
