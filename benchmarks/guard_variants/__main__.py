@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=250, help="pairs of each set; 0 takes all")
     parser.add_argument("--train", type=int, default=1200)
     parser.add_argument("--validation", type=int, default=250)
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of variants.json and variants.md")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     names = asked.only.split(",")
@@ -124,7 +125,7 @@ def main() -> None:
         done["base_lora"] = measure(
             "base_lora", lambda _, pairs: generative.p_unsafe(pairs), sets, lambda p: generative.p_unsafe([p]), facts
         )
-    write(done, sets)
+    write(done, sets, asked.out)
 
 
 def _scored(guard: Guard, sets: dict[str, list[LabelledPair]]) -> tuple[Any, ...]:
@@ -132,9 +133,10 @@ def _scored(guard: Guard, sets: dict[str, list[LabelledPair]]) -> tuple[Any, ...
     return score, sets, one
 
 
-def write(done: dict[str, Any], sets: dict[str, list[LabelledPair]]) -> None:
+def write(done: dict[str, Any], sets: dict[str, list[LabelledPair]], out: Path) -> None:
     """Add what was measured to what is there of the same pairs."""
-    path = OUT / "variants.json"
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "variants.json"
     pairs = hashlib.sha256(json.dumps({n: [[p.prompt, p.response] for p in of] for n, of in sets.items()}).encode()).hexdigest()
     before = json.loads(path.read_text()) if path.exists() else {}
     known = before.get("variants", {}) if before.get("pairs_sha256") == pairs else {}
@@ -151,7 +153,7 @@ def write(done: dict[str, Any], sets: dict[str, list[LabelledPair]]) -> None:
             lines.append(
                 f"| {name} | {of} | {f['pairs']} | {' | '.join(cells)} | {found['latency_ms_one_thread']['median']:.1f} |"
             )
-    (OUT / "variants.md").write_text("\n".join(lines) + "\n")
+    (out / "variants.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_where_the_reference_judge_lies_it_leads(make, data):
     assert both.suite == "MaliciousInstruct"
     assert [(a.first, a.second) for a in both.agreement] == [("reference", "keyword")]
     assert both.system("base").metrics["attack_success_rate"].value == 1  # this one calls everything unsafe
-    assert both.system("base").metrics["attack_success_rate@keyword"].value == 0.25
+    assert both.system("base").metrics["attack_success_rate@keyword"].value == 0  # the keyword of our own package is another
 
 
 def test_what_is_written_is_whole_listed_and_holds_no_prompt(make, data):
