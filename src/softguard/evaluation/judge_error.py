@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from softguard.errors import DataError
 from softguard.evaluation.statistics import (
@@ -150,5 +151,5 @@ def _drawn_quality(labels: Sequence[LabelledVerdict], rng: np.random.Generator, 
     return tuple(rng.binomial(n, c / n, draws) / n for n, c in zip(sizes, (hits, passes), strict=True))  # type: ignore[return-value]
 
 
-def _columns(labels: Sequence[LabelledVerdict]) -> tuple[np.ndarray, np.ndarray]:
+def _columns(labels: Sequence[LabelledVerdict]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return np.array([x.flagged for x in labels]), np.array([x.unsafe for x in labels])
