@@ -1,4 +1,4 @@
-"""`softguard guard`: list guards, check and measure them, train the embedded one."""
+"""`softguard guard`: list guards, check, measure and calibrate them, train the embedded one and the reference judge."""
 
 import inspect
 import json
@@ -11,7 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from softguard.cli.console import Stages, out
+from softguard.cli.console import Stages, err, out
+from softguard.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Guards: list, check and measure them, train the embedded one.")
 
@@ -76,14 +77,16 @@ def run_evaluate(
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="At most as many pairs; 0 takes all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    plots: Annotated[Path | None, typer.Option(help="A page to write, with ROC and reliability: PAGE.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a guard on labelled pairs: AUC, calibration, rates at p_safe 0.5, latency."""
     from softguard.guards import load_guard
-    from softguard.recipes.guard_check import evaluate_on
+    from softguard.recipes.guard_check import labelled_pairs
+    from softguard.recipes.guard_report import evaluate_with_page
 
     with Stages():
-        figures = evaluate_on(load_guard(name), on, data_dir, limit, seed)
+        figures = evaluate_with_page(load_guard(name), labelled_pairs(on, data_dir, limit, seed), plots)
     if as_json:
         print(json.dumps(plain(figures), indent=1))
         return
@@ -91,6 +94,84 @@ def run_evaluate(
     for figure, value in figures.items():
         table.add_row(figure, f"{value:.4g}")
     out.print(table)
+
+
+@app.command("calibrate")
+def run_calibrate(
+    name: NameArgument,
+    on: Annotated[str, typer.Option("--on", help="A set as for `evaluate`: half fits the curve, half measures it.")],
+    out_file: Annotated[Path, typer.Option("--out", help="The calibrated guard, GUARD.toml; reliability plots go beside it.")],
+    method: Annotated[str, typer.Option(help="temperature, or isotonic (a thousand labels or more).")] = "temperature",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of public sets (or SOFTGUARD_DATA).", envvar="SOFTGUARD_DATA")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="At most as many pairs; 0 takes all.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+) -> None:
+    """Fit p_safe to labels, and write a guard file that any command takes as --guard."""
+    from softguard.guards import load_guard
+    from softguard.recipes.guard_calibration import calibrate_guard
+
+    if method not in ("temperature", "isotonic"):
+        raise ConfigError("temperature or isotonic", repr(method), "choose one of them")
+    # The file names the guard as seen from its own folder.
+    named = str(Path(name).expanduser().resolve()) if name.endswith(".toml") else name
+    with Stages():
+        found = calibrate_guard(
+            load_guard(name),
+            named,
+            on,
+            out_file,
+            method=method,  # type: ignore[arg-type]
+            data_dir=data_dir,
+            limit=limit,
+            seed=seed,
+        )
+    table = Table("figure, on the half that did not fit", "before", "after")
+    for figure, value in found.before.items():
+        table.add_row(figure, f"{value:.4g}", f"{found.after[figure]:.4g}")
+    out.print(table)
+    out.print(f"written: {out_file}, {', '.join(p.name for p in found.plots)}", markup=False, soft_wrap=True)
+
+
+@app.command("correct")
+def run_correct(
+    evaluation: Annotated[Path, typer.Argument(help="RUN/evaluations/SUITE-HASH.")],
+    labels: Annotated[Path, typer.Option(help='Lines {"system", "id", "unsafe"} about its answers; "wrapper" under attack.')],
+    judge: Annotated[str, typer.Option(help="Which judge; without it, the one that leads.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Correct attack success for the judge's errors by at least 200 labels of the same systems' answers (Rogan and Gladen).
+
+    Full refusals count as safe and need no label. The rate as judged always
+    stands beside the corrected one.
+    """
+    from softguard.recipes.judge_error import correct_rates
+
+    found = correct_rates(evaluation, labels, judge, seed)
+    table = Table("system", "asked", "as judged", "corrected")
+    for x in found:
+        cells = [f"{e.value:.1%} ({e.interval.low:.1%} to {e.interval.high:.1%})" for e in (x.rate.uncorrected, x.rate.corrected)]
+        table.add_row(x.system, x.wrapper, cells[0], cells[1] + (", cut at 0 or 1" if x.rate.at_the_edge else ""))
+    out.print(table)
+    if found:
+        q = found[0].rate.quality
+        out.print(f"on {q.unsafe + q.safe} labels: sensitivity {q.sensitivity:.3f}, specificity {q.specificity:.3f}")
+
+
+@app.command("train-judge")
+def run_train_judge(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of public sets (or SOFTGUARD_DATA).", envvar="SOFTGUARD_DATA")
+    ] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="JUDGE.toml; else where `evaluate --suite` looks.")] = None,
+) -> None:
+    """Train the reference judge on public labels (CC BY-NC): another architecture than mini, for judging mini's students."""
+    from softguard.recipes.reference_judge import reference_judge_path, train_reference_judge
+
+    report = train_reference_judge(data_dir, out_file)
+    print(json.dumps(plain(report), indent=1))
+    err.print(f"written: {out_file or reference_judge_path()}", markup=False, soft_wrap=True)
 
 
 def plain(value: Any) -> Any:

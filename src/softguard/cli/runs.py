@@ -273,6 +273,9 @@ def judge(
     guard: Annotated[str, typer.Option(help="A guard: NAME, NAME@WEIGHTS, NAME@http://SERVER/v1 or a .toml file.")],
     source: Annotated[Path, typer.Option("--in", help='Lines of {"id", "prompt", "response"}; messages for prompt, too.')],
     out_file: Annotated[Path, typer.Option("--out", help="The same lines with p_safe and categories, or ungraded.")],
+    report: Annotated[
+        Path | None, typer.Option(help='PAGE.html: figures, ROC and reliability over the lines with "unsafe": true or false.')
+    ] = None,
 ) -> None:
     """Judge a file of (prompt, response) pairs with one guard.
 
@@ -281,13 +284,18 @@ def judge(
     in [0, 1] and `categories`, or with `ungraded` and the reason.
     """
     from softguard.guards import load_guard
+    from softguard.recipes.guard_report import labelled_lines, write_guard_page
     from softguard.recipes.jobs import judge_file
 
     if not source.is_file():
         raise DataError("a file of JSON lines", f"no file {source}", "check --in")
     with Stages() as stages:
         fetch_missing(stages, guard=guard)
-        result = judge_file(load_guard(guard), source, out_file, lambda done, total: stages("judging", done, total, {}))
+        loaded = load_guard(guard)
+        result = judge_file(loaded, source, out_file, lambda done, total: stages("judging", done, total, {}))
+    if report is not None:
+        write_guard_page(labelled_lines(out_file), loaded.name, report)
+        err.print(f"report: {report}", markup=False, soft_wrap=True)
     _finish(result, out_file)
 
 

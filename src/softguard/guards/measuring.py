@@ -1,4 +1,4 @@
-"""How good a guard is on labelled pairs: ranking (AUC), calibration (ECE), and rates at 0.5.
+"""How good a guard is on labelled pairs: ranking (AUC), calibration (ECE), and rates at 0.5, and both as plots.
 
 Plain functions of verdicts and labels: any guard can be measured. Ungraded pairs are counted, never scored.
 """
@@ -6,10 +6,11 @@ Plain functions of verdicts and labels: any guard can be measured. Ungraded pair
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from softguard.core import Conversation, Guard
 from softguard.errors import DataError
@@ -56,12 +57,16 @@ def evaluate_guard(guard: Guard, pairs: Sequence[LabelledPair]) -> dict[str, flo
         raise DataError("at least one pair that the guard can judge", f"none of {len(pairs)}", "give non-empty prompts")
     p_unsafe = np.array([1.0 - p for p, _ in graded])
     labels = np.array([unsafe for _, unsafe in graded], dtype=np.int64)
+    counts = {"pairs": float(len(pairs)), "ungraded": float(len(pairs) - len(graded))}
+    return counts | figures(p_unsafe, labels) | {"latency_ms": latency_ms}
+
+
+def figures(p_unsafe: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
+    """Return the figures of scores with their labels, 1 for unsafe; see `evaluate_guard`."""
     flagged = p_unsafe > 0.5
     both = 0 < labels.sum() < len(labels)
     hits = float((flagged & (labels == 1)).sum())
     return {
-        "pairs": float(len(pairs)),
-        "ungraded": float(len(pairs) - len(graded)),
         "unsafe_share": float(labels.mean()),
         "auc": float(roc_auc_score(labels, p_unsafe)) if both else float("nan"),
         "auprc": float(average_precision_score(labels, p_unsafe)) if both else float("nan"),
@@ -69,7 +74,6 @@ def evaluate_guard(guard: Guard, pairs: Sequence[LabelledPair]) -> dict[str, flo
         "f1": 2 * hits / max(float(flagged.sum() + labels.sum()), 1.0),
         "true_positive_rate": _share(flagged, labels == 1),
         "false_positive_rate": _share(flagged, labels == 0),
-        "latency_ms": latency_ms,
     }
 
 
@@ -106,13 +110,33 @@ def reliability_svg(bins: Sequence[ReliabilityBin], title: str) -> str:
         f' fill="#2b6cb0" fill-opacity="0.6"><title>{b.count} pairs</title></circle>'
         for b in bins
     )
+    return _square(title, "predicted p(unsafe)", "observed", dots)
+
+
+def roc_svg(p_unsafe: NDArray[np.float64], labels: NDArray[np.int64], title: str) -> str:
+    """Return a ROC plot: the share of unsafe pairs flagged against that of safe ones as the threshold moves; a dot at 0.5.
+
+    Raises:
+        DataError: one class is missing.
+    """
+    if not 0 < labels.sum() < len(labels):
+        raise DataError("safe and unsafe pairs", f"one class in {len(labels)}", "label pairs of both")
+    false_alarms, hits, _ = roc_curve(labels, p_unsafe)
+    line = " ".join(f"{40 + 240 * x:.1f},{270 - 240 * y:.1f}" for x, y in zip(false_alarms, hits, strict=True))
+    found = figures(p_unsafe, labels)
+    at = f'cx="{40 + 240 * found["false_positive_rate"]:.1f}" cy="{270 - 240 * found["true_positive_rate"]:.1f}"'
+    drawn = f'<polyline points="{line}" fill="none" stroke="#2b6cb0" stroke-width="1.5"/><circle {at} r="4" fill="#2b6cb0"/>'
+    return _square(f"{title}: AUC {found['auc']:.3f}", "safe pairs flagged", "unsafe pairs flagged", drawn)
+
+
+def _square(title: str, x: str, y: str, drawn: str) -> str:
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 300 310" font-family="sans-serif" font-size="10">'
         '<rect width="300" height="310" fill="white"/><rect x="40" y="30" width="240" height="240" fill="none" stroke="#999"/>'
         '<line x1="40" y1="270" x2="280" y2="30" stroke="#999" stroke-dasharray="4"/>'
-        f'<text x="160" y="20" text-anchor="middle">{title}</text><text x="160" y="300" text-anchor="middle">'
-        'predicted p(unsafe)</text><text x="14" y="150" text-anchor="middle" transform="rotate(-90 14 150)">observed</text>'
-        f'<text x="36" y="273" text-anchor="end">0</text><text x="36" y="36" text-anchor="end">1</text>{dots}</svg>\n'
+        f'<text x="160" y="20" text-anchor="middle">{escape(title)}</text><text x="160" y="300" text-anchor="middle">'
+        f'{x}</text><text x="14" y="150" text-anchor="middle" transform="rotate(-90 14 150)">{y}</text>'
+        f'<text x="36" y="273" text-anchor="end">0</text><text x="36" y="36" text-anchor="end">1</text>{drawn}</svg>\n'
     )
 
 

@@ -5,8 +5,7 @@ p_safe is the probability of "Safe" against the other two: a controversial answe
 own, beside those that an unsafe verdict names. All turns are read, as the chat template writes them: a system turn as the
 user's, and a user turn after it without a name.
 
-Qwen3Guard-Stream, which scores each token with heads of its own, is not done: its weights run only with code that comes with
-them (`trust_remote_code`), and nothing that was fetched is ever run here.
+Qwen3Guard-Stream, which scores each token with heads of its own: `qwen3_guard_stream`.
 
 References:
     https://huggingface.co/Qwen/Qwen3Guard-Gen-0.6B (tokenizer_config.json has the format)

@@ -63,7 +63,7 @@ def guard_sources(reference: str) -> tuple[str, ...]:
     if reference.endswith(".toml"):
         settings = read_settings(Path(reference).expanduser())
         own = (settings["model"],) if settings.get("kind") == "text_classification" and "model" in settings else ()
-        members = [*settings.get("members", ()), *(settings[k] for k in ("first", "then") if k in settings)]
+        members = [*settings.get("members", ()), *(settings[k] for k in ("first", "then", "guard") if k in settings)]
         folder = Path(reference).expanduser().parent
         return (*own, *(source for m in members for source in guard_sources(beside(str(m), folder))))
     name, _, where = reference.partition("@")

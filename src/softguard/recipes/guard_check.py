@@ -11,18 +11,18 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from zlib import crc32
 
 from sklearn.metrics import roc_auc_score
 
 from softguard.core import Conversation, Guard, Message, Verdict
 from softguard.errors import DataError
-from softguard.guards import LabelledPair, evaluate_guard
+from softguard.guards import LabelledPair
 from softguard.guards.generative import GenerativeGuard
 from softguard.recipes.guard_training import written_pairs
 
@@ -73,6 +73,19 @@ class SelfTest:
         return not self.ungraded and self.auc >= LEAST_AUC and not self.template.startswith("differs")
 
 
+@runtime_checkable
+class Renders(Protocol):
+    """A guard whose prompts can be held against the chat template of its weights."""
+
+    def prompts(self, conversation: Conversation) -> Mapping[str, str]:
+        """Return what the model is given, by key."""
+        ...
+
+    def template_prompts(self, conversation: Conversation) -> Mapping[str, str]:
+        """Return the same as the weights' own template renders it; nothing where they bring none."""
+        ...
+
+
 def selftest(guard: Guard) -> SelfTest:
     """Return what a guard makes of `PAIRS_A_KIND` of our own pairs of each kind."""
     chosen = {kind: _choose(belongs) for kind, belongs in _KINDS.items()}
@@ -95,15 +108,18 @@ def selftest(guard: Guard) -> SelfTest:
 def template_check(guard: Guard) -> str:
     """Return how the prompt that a guard renders compares with the chat template of its weights: "same", "differs ...", or why
     the two were not compared. Blanks at both ends and the date (Granite 3.1 writes today's) do not count."""
-    if not isinstance(guard, GenerativeGuard):
+    if not isinstance(guard, Renders):
         return "not compared: this guard renders no prompt in this process"
-    if guard.family.render is None:
-        return "not compared: the prompt is the weights' own template"
-    if not guard.family.template or not getattr(guard.lm.tokenizer, "chat_template", None):
-        return "not compared: the weights bring no template of this format"
+    brings = True
+    if isinstance(guard, GenerativeGuard):
+        if guard.family.render is None:
+            return "not compared: the prompt is the weights' own template"
+        brings = bool(guard.family.template and getattr(guard.lm.tokenizer, "chat_template", None))
     turns = (("user", "Hello!"), ("assistant", "Hello."), ("user", "Name a river."), ("assistant", "The Rhine."))
     conversation = Conversation(tuple(Message(role, text) for role, text in turns))  # type: ignore[arg-type]
-    ours, theirs = guard.prompts(conversation), guard.template_prompts(conversation)
+    ours, theirs = guard.prompts(conversation), guard.template_prompts(conversation) if brings else {}
+    if not theirs:
+        return "not compared: the weights bring no template of this format"
     for key, text in ours.items():
         a, b = _plain(text), _plain(theirs[key])
         if a != b:
@@ -136,11 +152,6 @@ def labelled_pairs(name: str, data_dir: Path | None, limit: int = 0, seed: int =
     else:
         raise DataError(f"written, {', '.join(public)} or a .jsonl file", repr(name), "choose one of these")
     return pairs if not limit or limit >= len(pairs) else random.Random(f"{seed}:{name}").sample(pairs, limit)
-
-
-def evaluate_on(guard: Guard, name: str, data_dir: Path | None, limit: int = 0, seed: int = 0) -> dict[str, float]:
-    """Return `evaluate_guard`'s figures on a set by name."""
-    return evaluate_guard(guard, labelled_pairs(name, data_dir, limit, seed))
 
 
 def _choose(belongs: Callable[[LabelledPair], bool]) -> list[LabelledPair]:

@@ -21,7 +21,8 @@ class SuiteRequest:
     Attributes:
         suites: names and groups, comma-separated.
         wrappers: names, comma-separated; `all` for every one, empty for none.
-        judges: references, comma-separated; the first gives the headline. Empty takes the run's guard.
+        judges: references, comma-separated; the first gives the headline. Empty: see
+            `reference_judge.default_judges`.
         systems: names, comma-separated; the guarded system needs the base model's answers.
         limit: at most so many prompts of each label of a suite, drawn with the seed of the run's data; 0 takes all.
         shard: (i, n), the i-th of n parts of the prompts, from 1.

@@ -29,6 +29,7 @@ from softguard.recipes.distill import LoadedRun, Report, load_run
 from softguard.recipes.divergence import divergences
 from softguard.recipes.evaluate import LABELS
 from softguard.recipes.prompts import take
+from softguard.recipes.reference_judge import default_judges
 from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements, remembered_replies
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.suite_request import SuiteRequest
@@ -56,7 +57,7 @@ def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, re
     loaded = load_run(path)
     seed = loaded.config.data.seed
     chosen = {n: _chosen(SUITES.get(n).load(folder), request, seed) for n in suites_named(request.suites)}
-    names = [j.strip() for j in request.judges.split(",") if j.strip()] or [loaded.config.teacher.guard]
+    names = [j.strip() for j in request.judges.split(",") if j.strip()] or default_judges(loaded.config.teacher.guard)
     parts = _Parts.of(loaded, request, [load_judge(name) for name in dict.fromkeys(names)])
     wraps = {name: WRAPPERS.get(name).make(folder) for name in wrappers_named(request.wrappers)}
     return [
@@ -215,7 +216,7 @@ def _summary(
     }
     provenance["judges"] = {j.name: hashlib.sha256(j.fingerprint.encode()).hexdigest()[:12] for j in parts.judges}
     return EvaluationSummary(
-        suite=suite.title,
+        suite=f"{suite.title}: agreement with the training guard" if _only_the_training_guard(parts, measured) else suite.title,
         systems=results,
         differences=differences(measured, "student") if student else [],
         agreement=agreement(measured),
@@ -225,6 +226,11 @@ def _summary(
         provenance=provenance,
         limits=[*_limits(parts, measured, request), *(a.limit for a in attacks)],
     )
+
+
+def _only_the_training_guard(parts: _Parts, measured: Measured) -> bool:
+    """Return whether answers were judged, and by nobody but the guard that the student was distilled from."""
+    return bool(measured.harmful) and all(parts.guard.name in (j, j.partition("@")[2]) for j in measured.judges)
 
 
 def _provenance(parts: _Parts, name: str, rows: Sequence[PromptRow], request: SuiteRequest) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import pytest
 
 from softguard.core import Conversation, Verdict
 from softguard.errors import DataError
+from softguard.guards import evaluate_guard
 from softguard.guards.family import FAMILIES
 from softguard.guards.generative import GenerativeGuard
-from softguard.recipes.guard_check import PAIRS_A_KIND, evaluate_on, labelled_pairs, selftest, template_check
+from softguard.recipes.guard_check import PAIRS_A_KIND, labelled_pairs, selftest, template_check
 from softguard.recipes.guard_training import written_pairs
 from tests.fakes import tiny_model
 
@@ -96,7 +97,7 @@ def test_own_pairs_of_a_file(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(x) for x in lines) + "\n\n")
     assert [(p.prompt, p.response, p.unsafe) for p in labelled_pairs(str(path), None)] == [("a", "b", True), ("c", "", False)]
-    assert evaluate_on(Oracle(), str(path), None)["pairs"] == 2
+    assert evaluate_guard(Oracle(), labelled_pairs(str(path), None))["pairs"] == 2
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,21 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from softguard.adapters.steering_vector import SteeringVector, SteeringVectorConfig
 from softguard.core import Conversation, Reply
 from softguard.errors import ConfigError, DataError
 from softguard.evaluation.results import EvaluationSummary
+from softguard.guards.linear import FEATURES
 from softguard.recipes import distill as distilling
 from softguard.recipes import suites as measuring
 from softguard.recipes.compare import compare_suites
 from softguard.recipes.divergence import divergences
+from softguard.recipes.reference_judge import reference_judge_path
 from softguard.recipes.report import report_run
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.suite_request import SuiteRequest
@@ -73,12 +77,30 @@ def test_a_suite_is_measured_plain_and_under_attack(make, data):
     assert (agreed.first, agreed.second, agreed.n) == ("refusal", "keyword", 4 * 3 * len(PROMPTS))
     assert any(line.startswith("Power") for line in summary.limits)
     assert not any("training guard" in line for line in summary.limits)
+    assert summary.suite == "MaliciousInstruct"
+
+
+def test_where_the_reference_judge_lies_it_leads(make, data):
+    path = make("run", 0.0)
+    (alone,) = evaluate_suites(path, SuiteRequest("malicious_instruct"), data, silent)
+    assert alone.suite == "MaliciousInstruct: agreement with the training guard"
+    judge = reference_judge_path()
+    judge.parent.mkdir(parents=True)
+    judge.write_text('kind = "linear"\nweights = "w.safetensors"\n')
+    weights = {"weight": np.zeros(2 * FEATURES, dtype=np.float32), "bias": np.ones(1, dtype=np.float32)}
+    save_file(weights, judge.with_name("w.safetensors"))
+    (both,) = evaluate_suites(path, SuiteRequest("malicious_instruct"), data, silent)
+    assert both.suite == "MaliciousInstruct"
+    assert [(a.first, a.second) for a in both.agreement] == [("reference", "keyword")]
+    assert both.system("base").metrics["attack_success_rate"].value == 1  # this one calls everything unsafe
+    assert both.system("base").metrics["attack_success_rate@keyword"].value == 0  # the keyword of our own package is another
 
 
 def test_what_is_written_is_whole_listed_and_holds_no_prompt(make, data):
     path = make("run", 0.0)
     (summary,) = evaluate_suites(path, SuiteRequest("malicious_instruct", "past_tense", "keyword"), data, silent)
     assert any("training guard" in line for line in summary.limits)
+    assert summary.suite == "MaliciousInstruct: agreement with the training guard"
     ((folder, read),) = summaries_of(RunDir.open(path))
     assert read == summary
     assert folder.startswith("malicious_instruct-")
