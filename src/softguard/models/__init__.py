@@ -8,23 +8,27 @@ from softguard.models.chat import ChatRenderer, RenderedPrompt
 from softguard.models.hardware import fast_dtype, hardware_facts, processor_name
 from softguard.models.language_model import ControlToken, LanguageModel
 from softguard.models.loading import best_device, load_model, read_config
+from softguard.models.quantisation import NF4_BYTES, Quantisation, held_bytes, unpacked, weight_count
 from softguard.models.sampling import Generation, sample
 from softguard.models.scoring import ResponseStates, block_states, next_token_logits, refusal_log_odds, response_states
 from softguard.models.shared_prefix import key_values
 from softguard.models.streaming import KnownPrefix, stream
 
 __all__ = [
+    "NF4_BYTES",
     "ChatRenderer",
     "ControlToken",
     "Generation",
     "KnownPrefix",
     "LanguageModel",
+    "Quantisation",
     "RenderedPrompt",
     "ResponseStates",
     "best_device",
     "block_states",
     "fast_dtype",
     "hardware_facts",
+    "held_bytes",
     "key_values",
     "load_model",
     "next_token_logits",
@@ -34,4 +38,6 @@ __all__ = [
     "response_states",
     "sample",
     "stream",
+    "unpacked",
+    "weight_count",
 ]

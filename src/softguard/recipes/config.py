@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from softguard.adapters import ADAPTERS, Fitted, SoftPromptConfig
 from softguard.core import REFUSAL_TEXT
 from softguard.errors import ConfigError, SourceError
-from softguard.models import best_device, fast_dtype
+from softguard.models import Quantisation, best_device, fast_dtype
 from softguard.objectives import OBJECTIVES
 from softguard.objectives.decision_split import DecisionSplitConfig
 from softguard.registry import Registry, config_classes
@@ -55,6 +55,9 @@ class ModelConfig(BaseModel):
     name: str = Field("smollm2-135m", description="short name, hf:..., pypi:..., folder or .gguf")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of the frozen weights; auto takes what this machine multiplies faster, and the run says which"
+    )
+    quantisation: Quantisation = Field(
+        "none", description="nf4 holds the linear layers of a Hugging Face model in 4 bits (extra quantise); a GGUF file has its own"
     )
     attention: Literal["grouped", "eager", "sdpa"] = Field(
         "grouped", description="attention kernel: ours for grouped-query models, transformers' plain one, PyTorch's fused one"

@@ -98,7 +98,8 @@ def check_prompts(prompts: RunPrompts) -> None:
 def load_base(config: Config) -> LanguageModel:
     """Return the base model of a config."""
     model = on_this_machine(config).model
-    return load_model(model.name, dtype=getattr(torch, model.dtype), attention=model.attention)
+    dtype = getattr(torch, model.dtype)
+    return load_model(model.name, dtype=dtype, attention=model.attention, quantisation=model.quantisation)
 
 
 def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent) -> RunDir:
@@ -252,7 +253,7 @@ def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
     if path.exists():
         before = json.loads(path.read_text())
         for key in ("model", "guard", "training_prompts_sha256", "policy_sha256"):
-            if before.get(key) != made_by.get(key):
+            if _comparable(before.get(key)) != _comparable(made_by.get(key)):
                 raise CompatibilityError(
                     f"the {key.removesuffix('_sha256').replace('_', ' ')} that the run in {run.path} began with",
                     "another",
@@ -260,6 +261,11 @@ def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
                 )
         return
     run.write_text("provenance.json", json.dumps(made_by, indent=2) + "\n")
+
+
+def _comparable(made_by: Any) -> Any:
+    """Return what a run was made by without a fact that runs of earlier versions did not state; the fingerprint covers it."""
+    return {k: v for k, v in made_by.items() if k != "quantisation"} if isinstance(made_by, dict) else made_by
 
 
 def _within_stage(report: Report, stage: str) -> Progress:
@@ -272,7 +278,8 @@ def _report_within(report: Report, stage: str, before: int, total: int, done: in
 
 def provenance(parts: Parts) -> dict[str, Any]:
     """Return what made a run: versions, hardware, hashes of model and guard, prompt counts."""
-    packages = ("torch", "transformers", "peft", "safetensors", "numpy")
+    packages = ["torch", "transformers", "peft", "safetensors", "numpy"]
+    packages += ["bitsandbytes"] if parts.lm.quantisation != "none" else []
     counts: dict[str, int] = {}
     for row in parts.prompts.train:
         key = f"{row.source}/{row.label}"
@@ -282,7 +289,12 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "versions": {p: version(p) for p in packages},
         "python": platform.python_version(),
         "hardware": {**hardware_facts(parts.lm.device), "processes": processes().count},
-        "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
+        "model": {
+            "reference": parts.lm.reference,
+            "fingerprint": parts.lm.fingerprint,
+            "licence": parts.lm.licence,
+            "quantisation": parts.lm.quantisation,
+        },
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
         **_policy_hash(parts.config),
         "training_prompts": counts,
