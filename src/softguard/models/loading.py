@@ -27,6 +27,7 @@ def load_model(
     attention: str = GROUPED,
     device: str | None = None,
     quantisation: Quantisation = "none",
+    chat_template: str = "",
 ) -> LanguageModel:
     """Return the model that `reference` names, frozen, in evaluation mode.
 
@@ -36,10 +37,11 @@ def load_model(
         attention: "grouped" (`models.attention`), "eager" or "sdpa", whose CPU kernel is slow backwards on short sequences.
         device: None chooses CUDA, then Apple's MPS, then the CPU.
         quantisation: "nf4" holds the linear layers of a Hugging Face model in 4 bits (`models.quantisation`).
+        chat_template: Jinja text, of a model that has none of its own.
 
     Raises:
         SourceError: the source cannot be had or holds no causal LM.
-        CompatibilityError: it does more to its logits than we know of, or cannot be quantised.
+        CompatibilityError: it does more to its logits than we know of, cannot be quantised, or has a template of its own.
         ConfigError: it is to be quantised and bitsandbytes is not installed.
     """
     device = device or best_device()
@@ -64,6 +66,11 @@ def load_model(
     if packed:
         settle(network)
     made_of = f"{source.sha256}|{dtype}{f'|{quantisation}' if packed else ''}"
+    if chat_template:
+        if getattr(tokenizer, "chat_template", None):
+            raise CompatibilityError("a model without a chat template", "one with its own", "leave model.chat_template empty")
+        tokenizer.chat_template = chat_template
+        made_of += f"|{chat_template}"
     fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
     lm = LanguageModel(network, tokenizer, reference, fingerprint, source.licence)
     _check_head(lm)

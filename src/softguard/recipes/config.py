@@ -60,6 +60,7 @@ class ModelConfig(BaseModel):
     quantisation: Quantisation = Field(
         "none", description="nf4 holds the linear layers of a Hugging Face model in 4 bits (extra quantise); a GGUF file has its own"
     )
+    chat_template: str = Field("", description="Jinja text of a chat template, for a base model that has none")
     attention: Literal["grouped", "eager", "sdpa"] = Field(
         "grouped", description="attention kernel: ours for grouped-query models, transformers' plain one, PyTorch's fused one"
     )

@@ -98,8 +98,13 @@ def check_prompts(prompts: RunPrompts) -> None:
 def load_base(config: Config) -> LanguageModel:
     """Return the base model of a config."""
     model = on_this_machine(config).model
-    dtype = getattr(torch, model.dtype)
-    return load_model(model.name, dtype=dtype, attention=model.attention, quantisation=model.quantisation)
+    return load_model(
+        model.name,
+        dtype=getattr(torch, model.dtype),
+        attention=model.attention,
+        quantisation=model.quantisation,
+        chat_template=model.chat_template,
+    )
 
 
 def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent) -> RunDir:
