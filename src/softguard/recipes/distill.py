@@ -258,7 +258,7 @@ def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
     if path.exists():
         before = json.loads(path.read_text())
         for key in ("model", "guard", "training_prompts_sha256", "policy_sha256"):
-            if _comparable(before.get(key)) != _comparable(made_by.get(key)):
+            if before.get(key) != made_by.get(key):
                 raise CompatibilityError(
                     f"the {key.removesuffix('_sha256').replace('_', ' ')} that the run in {run.path} began with",
                     "another",
@@ -266,11 +266,6 @@ def _bind(run: RunDir, made_by: dict[str, Any]) -> None:
                 )
         return
     run.write_text("provenance.json", json.dumps(made_by, indent=2) + "\n")
-
-
-def _comparable(made_by: Any) -> Any:
-    """Return what a run was made by without a fact that runs of earlier versions did not state; the fingerprint covers it."""
-    return {k: v for k, v in made_by.items() if k != "quantisation"} if isinstance(made_by, dict) else made_by
 
 
 def _within_stage(report: Report, stage: str) -> Progress:
