@@ -106,7 +106,8 @@ def shown(metric: dict[str, float | None] | None) -> str:
 
 def main(given: list[str] | None = None) -> int:
     """Run, print; 2 where something is wrong or a cell failed."""
-    parser = argparse.ArgumentParser("benchmarks.methods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("benchmarks.methods", description=__doc__, formatter_class=raw)
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     parser.add_argument("--run", metavar="STUDY", help=", ".join(studies()))
     parser.add_argument("--rerun", metavar="CELL", help="the first digits of its config's hash")

@@ -1,8 +1,8 @@
 """Rows of the comparison: what each cell of a study gave, with intervals, and which cell of each method validation chose.
 
-A method is a cell's settings without its learning rate and seed. `chosen` is the learning rate of the best mean validation score over
-a method's seeds: no test figure takes part. Systems without a learning rate (base, guarded system, hard system prompt) are rows too,
-as they were measured beside the study's first evaluated cell. Harmful prompts are in no row.
+A method is a cell's settings without its learning rate and seed. `chosen` is the learning rate of the best mean validation score
+over a method's seeds: no test figure takes part. Systems without a learning rate (base, guarded system, hard system prompt) are
+rows too, as they were measured beside the study's first evaluated cell. Harmful prompts are in no row.
 """
 
 import json

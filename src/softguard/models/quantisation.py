@@ -1,8 +1,8 @@
 """4-bit base models: the linear layers of a Hugging Face model as NF4, made by bitsandbytes while the model is loaded.
 
-The layers stay packed: each pass unpacks one layer's weights, multiplies in the model's own type, and drops them. So memory is that
-of four and a half bits a weight, and a gradient with respect to a layer's input is that of the unpacked weights. Embedding, head,
-norms and biases keep the model's type. Decision 0025 says why this library.
+The layers stay packed: each pass unpacks one layer's weights, multiplies in the model's own type, and drops them. So memory is
+that of four and a half bits a weight, and a gradient with respect to a layer's input is that of the unpacked weights. Embedding,
+head, norms and biases keep the model's type. Decision 0025 says why this library.
 
 References:
     NF4: Dettmers et al. 2023, QLoRA, arXiv 2305.14314, section 3.

@@ -58,7 +58,7 @@ class ModelConfig(BaseModel):
         "auto", description="of the frozen weights; auto takes what this machine multiplies faster, and the run says which"
     )
     quantisation: Quantisation = Field(
-        "none", description="nf4 holds the linear layers of a Hugging Face model in 4 bits (extra quantise); a GGUF file has its own"
+        "none", description="nf4 holds a Hugging Face model's linear layers in 4 bits (extra quantise); a GGUF file has its own"
     )
     chat_template: str = Field("", description="Jinja text of a chat template, for a base model that has none")
     attention: Literal["grouped", "eager", "sdpa"] = Field(

@@ -98,8 +98,8 @@ def write_table(cells: Sequence[Cell], out: Path) -> Path:
     """Write `results.parquet`, a row for each cell that has ended, and return its path.
 
     Columns: cell, config_sha256, status, error; the settings that any grid varies; best_step, num_parameters,
-    validation_auc, validation_drift, validation_score, threshold, seconds; and each metric of the student on the test split with its
-    `_low`, `_high` and `_n`.
+    validation_auc, validation_drift, validation_score, threshold, seconds; and each metric of the student on the test split
+    with its `_low`, `_high` and `_n`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

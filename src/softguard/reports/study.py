@@ -78,7 +78,7 @@ def write_study_page(rows: Sequence[Row], path: Path) -> None:
 
 
 def study_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return titled SVGs: each figure along each varied axis, each by seed, then safety against over-refusal, and AUC against drift."""
+    """Return titled SVGs: each figure along each varied axis and by seed, safety against over-refusal, and AUC against drift."""
     done = [r for r in rows if r["status"] == "done"]
     varied = _varied(done)
     out = []

@@ -54,7 +54,8 @@ def trained(monkeypatch):
 
     def evaluate(folder, report):
         run = RunDir.open(folder)
-        systems = [SystemResult(system=s, metrics=figures(v)) for s, v in (("base", 0.5), ("system_prompt", 0.6), ("student", 0.8))]
+        measured = {"base": 0.5, "system_prompt": 0.6, "student": 0.8}
+        systems = [SystemResult(system=s, metrics=figures(v)) for s, v in measured.items()]
         run.write_text("evaluations/test/summary.json", EvaluationSummary(suite="test", systems=systems).model_dump_json())
         run.finish_stage("evaluate")
 
@@ -76,8 +77,10 @@ def test_a_study_reads_the_test_split_of_what_validation_chose(trained, tmp_path
     assert len(taken) == 11
     assert all(bool(r["metrics"]) == r["chosen"] for r in cells if r["status"] == "done")
     best = taken[0]
-    assert best["metrics"]["refusal_auc"] == {"value": 0.8, "low": pytest.approx(0.7), "high": pytest.approx(0.9), "n": 9, "unit": "auc"}
-    assert (best["method"], best["objective"], best["adapter"], best["seed"]) == ("tv_disp soft_prompt", "tv_disp", "soft_prompt", 0)
+    interval = {"low": pytest.approx(0.7), "high": pytest.approx(0.9)}
+    assert best["metrics"]["refusal_auc"] == {"value": 0.8, **interval, "n": 9, "unit": "auc"}
+    assert [best[key] for key in ("objective", "adapter", "seed")] == ["tv_disp", "soft_prompt", 0]
+    assert best["method"] == "tv_disp soft_prompt"
     assert best["config_sha256"].startswith(best["cell"])
     assert best["num_parameters"] == 7
 

@@ -40,7 +40,8 @@ from softguard.models.attention import layer_windows
 QWEN = (
     "{% if messages[0].role == 'system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n"
     "{% else %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "{% for m in messages %}{% if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m.role != 'system' %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 QWEN3 = (
@@ -78,6 +79,8 @@ ROPE3 = {
     "original_max_position_embeddings": 64,
 }
 FULL = (None,) * 4
+GEMMA3_LAYERS = [*["sliding_attention"] * 3, "full_attention"]
+NO_SYSTEM = frozenset({"front", "after_bos", "after_user"})
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ FAMILIES = {
     ),
     "qwen3": Family(
         family(Qwen3ForCausalLM, Qwen3Config, **HEADS), QWEN3, CHATML_TOKENS, None, *_CHATML,
-        header="<|im_start|>assistant\n<think>\n\n</think>\n\n", slots=frozenset({"front", "after_bos", "after_user"}),
+        header="<|im_start|>assistant\n<think>\n\n</think>\n\n", slots=NO_SYSTEM,
     ),
     "llama3.2": Family(
         family(LlamaForCausalLM, LlamaConfig, rope_parameters=ROPE3, tie_word_embeddings=True),
@@ -124,17 +127,17 @@ FAMILIES = {
     "gemma2": Family(
         family(Gemma2ForCausalLM, Gemma2Config, **HEADS, sliding_window=24), GEMMA, GEMMA_TOKENS, "<bos>", "<eos>",
         "<end_of_turn>", ("<eos>",), (24, None, 24, None), header="<start_of_turn>model\n", takes_system=False,
-        slots=frozenset({"front", "after_bos", "after_user"}), writes_bos=True,
+        slots=NO_SYSTEM, writes_bos=True,
     ),
     "gemma3": Family(
-        family(Gemma3ForCausalLM, Gemma3TextConfig, **HEADS, sliding_window=24, layer_types=["sliding_attention"] * 3 + ["full_attention"]),
+        family(Gemma3ForCausalLM, Gemma3TextConfig, **HEADS, sliding_window=24, layer_types=GEMMA3_LAYERS),
         GEMMA, GEMMA_TOKENS, "<bos>", "<eos>", "<end_of_turn>", ("<eos>", "<end_of_turn>"), (24, 24, 24, None),
-        header="<start_of_turn>model\n", takes_system=False, slots=frozenset({"front", "after_bos", "after_user"}), writes_bos=True,
+        header="<start_of_turn>model\n", takes_system=False, slots=NO_SYSTEM, writes_bos=True,
     ),
     "phi3": Family(
         family(Phi3ForCausalLM, Phi3Config, sliding_window=24), PHI3,
         ("<|endoftext|>", "<s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"), "<s>", "<|endoftext|>", "<|end|>",
-        ("<|endoftext|>", "<|end|>"), (24,) * 4, header="<|assistant|>\n", slots=frozenset({"front", "after_bos", "after_user"}),
+        ("<|endoftext|>", "<|end|>"), (24,) * 4, header="<|assistant|>\n", slots=NO_SYSTEM,
     ),
     "smollm2": Family(
         family(LlamaForCausalLM, LlamaConfig, tie_word_embeddings=True), SMOLLM, CHATML_TOKENS, "<|im_start|>", *_CHATML,
@@ -189,7 +192,7 @@ def test_what_is_rendered_is_the_template_with_one_bos(loaded, name):
     assert "Name a river, please." in text
     assert text.startswith(one.opening)
     assert text.endswith(one.header)
-    if one.bos in one.template or "{{ bos_token }}" in one.template if one.bos else False:
+    if one.bos and (one.bos in one.template or "{{ bos_token }}" in one.template):
         bos = lm.tokenizer.bos_token_id
         in_turns = one.bos == "<|im_start|>"  # SmolLM2's BOS opens every turn
         assert prompt.ids.count(bos) == (3 if in_turns else 1)
@@ -231,7 +234,8 @@ def test_windows_are_those_of_the_configuration(loaded, name):
 def test_adapters_attach_and_cached_answers_are_the_networks_own(loaded, name, adapter):
     """Past the window: the prompt alone is longer."""
     lm = loaded(name)
-    config = LoraConfig() if adapter == "lora" else SoftPromptConfig(num_virtual_tokens=3, placement=[{"slot": adapter, "count": 3}])
+    prompt = {"num_virtual_tokens": 3, "placement": [{"slot": adapter, "count": 3}]}
+    config = LoraConfig() if adapter == "lora" else SoftPromptConfig.model_validate(prompt)
     made = ADAPTERS.get(config.kind).create(config, lm, 0)
     with torch.no_grad():
         for p in made.parameters():

@@ -46,7 +46,8 @@ def test_curves_join_the_means_of_the_seeds():
 
 
 def test_seeds_stand_side_by_side_with_their_intervals():
-    rows = [row(k, 0.1, s, 0.7, refusal_auc=0.7 + 0.01 * s, refusal_auc_low=0.6, refusal_auc_high=0.8) for k in "ab" for s in (0, 1, 2)]
+    interval = {"refusal_auc_low": 0.6, "refusal_auc_high": 0.8}
+    rows = [row(k, 0.1, s, 0.7, refusal_auc=0.7 + 0.01 * s, **interval) for k in "ab" for s in (0, 1, 2)]
     drawn = dict(study_plots([*rows, row("c", 0.1, 0, 0.7, refusal_auc=0.9)]))
     assert {"test AUC by seed", "validation AUC by seed"} <= set(drawn)
     assert ">a<" in drawn["test AUC by seed"]
