@@ -119,7 +119,8 @@ def _step(config: Config, shape: ModelShape, rows: Rows, response_positions: int
 
 def _virtual_tokens(config: Config) -> tuple[int, int]:
     """Return how many virtual tokens stand behind the user's text, and how many before it, where all rows share them."""
-    layout = dict(getattr(config.adapter, "layout", ()))
+    carrier = getattr(config.adapter, "soft_prompt", None) or config.adapter  # a gate may have one beside it
+    layout = dict(getattr(carrier, "layout", ()))
     behind = layout.pop("after_user", 0)
     return behind, sum(layout.values())
 

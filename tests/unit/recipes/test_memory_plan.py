@@ -51,6 +51,7 @@ def test_weights_guard_and_drafts_are_counted(folder):
         ("training.batch_size=32", "step", ("sampling", "drafts", "base")),
         ("teacher.max_new_tokens=96", "sampling", ("base",)),
         ("adapter.num_virtual_tokens=320", "step", ("sampling", "drafts")),
+        ("adapter={kind='refusal_gate',soft_prompt={num_virtual_tokens=320}}", "step", ("sampling", "drafts")),
         ("data.sets=['softguard','softguard_tasks','cast:60']", "drafts", ("sampling", "step")),
     ],
 )
