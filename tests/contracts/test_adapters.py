@@ -20,7 +20,7 @@ from softguard.adapters.soft_prompt import SoftPromptConfig
 from softguard.adapters.steering_vector import SteeringVectorConfig
 from softguard.core import Conversation
 from softguard.errors import CompatibilityError, RunError
-from softguard.models import ChatRenderer, unpacked, refusal_log_odds, response_states, sample
+from softguard.models import ChatRenderer, refusal_log_odds, response_states, sample, unpacked
 from softguard.models.shared_prefix import SHORTEST
 from tests.fakes import tiny_model
 

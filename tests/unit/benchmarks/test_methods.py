@@ -104,7 +104,8 @@ def test_a_cell_again_stands_beside_its_committed_row(trained, tmp_path):
     (tmp_path / "results" / "5-seeds.json").write_text(json.dumps(rows))
     before, again = methods.rerun(cells[0].name, None, tmp_path / "results")
     assert (before["cell"], again["cell"]) == (cells[0].name, cells[0].name)
-    assert again["again"] and again["metrics"]["refusal_auc"]["value"] == 0.8
+    assert again["again"]
+    assert again["metrics"]["refusal_auc"]["value"] == 0.8
     assert not before["metrics"]
 
 
