@@ -85,10 +85,11 @@ def unpacked(layer: nn.Module) -> Tensor:
     weight: Any = layer.weight
     state = getattr(weight, "quant_state", None)
     if state is None:
-        return weight.T if type(layer).__name__ == "Conv1D" else weight  # GPT-2's holds it the other way round
+        found: Tensor = weight.T if type(layer).__name__ == "Conv1D" else weight  # GPT-2's holds it the other way round
+        return found
     from bitsandbytes.functional import dequantize_4bit
 
-    found: Tensor = dequantize_4bit(weight.data, state)
+    found = dequantize_4bit(weight.data, state)
     return found
 
 

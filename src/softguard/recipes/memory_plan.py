@@ -134,7 +134,7 @@ def memory_lines(config: Config) -> list[str]:
     except CompatibilityError as error:
         return [f"its memory is not counted: {error}"]
     guard = "a guard whose size is not known until it is fetched" if plan.guard is None else f"guard {_size(plan.guard)}"
-    rows, dtype = plan.rows, on_this_machine(config).model.dtype
+    rows, dtype = plan.rows, str(on_this_machine(config).model.dtype)
     if config.model.quantisation != "none":
         dtype = f"{config.model.quantisation} and {dtype}"
     drafts = f"drafts {_size(plan.drafts)}, on disk too"
