@@ -4,6 +4,7 @@ Real objects with small insides, not mocks.
 """
 
 from collections.abc import Sequence
+from tempfile import TemporaryDirectory
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -20,6 +21,7 @@ from transformers import (
     MistralForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -27,6 +29,7 @@ from transformers import (
 
 from softguard.core import Conversation, Verdict
 from softguard.models import LanguageModel
+from softguard.models.quantisation import NF4, loading_options, settle
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nhelp<|im_end|>\n{% endif %}"
@@ -63,7 +66,11 @@ _SIZES: dict = {
 def tiny_model(
     kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, window: int = 512, bos: bool = False
 ) -> LanguageModel:
-    """Return a two-layer random model of an architecture: llama, qwen2, gemma2, gemma3, mistral, phi3 or gpt2."""
+    """Return a two-layer random model of an architecture: llama, qwen2, gemma2, gemma3, mistral, phi3 or gpt2.
+
+    `llama-nf4` and the like hold its linear layers in 4 bits.
+    """
+    name, (kind, _, held) = kind, kind.partition("-")
     torch.manual_seed(seed)
     sizes = {**_SIZES, "vocab_size": 259 if bos else 258}
     if kind == "llama":
@@ -86,7 +93,18 @@ def tiny_model(
     else:
         raise ValueError(kind)
     network = network.eval().requires_grad_(False).to(dtype)
-    return LanguageModel(network, byte_tokenizer(bos), f"tiny-{kind}", f"fingerprint-{kind}-{seed}", "Apache-2.0")
+    network = quantised(network) if held == NF4 else network
+    return LanguageModel(network, byte_tokenizer(bos), f"tiny-{name}", f"fingerprint-{name}-{seed}", "Apache-2.0")
+
+
+def quantised(network: PreTrainedModel) -> PreTrainedModel:
+    """Return a network with its linear layers in 4 bits (`models.quantisation`)."""
+    with TemporaryDirectory() as folder:
+        network.save_pretrained(folder)
+        how = {"dtype": network.dtype, "attn_implementation": network.config._attn_implementation, "local_files_only": True}
+        made = type(network).from_pretrained(folder, **how, **loading_options(NF4, network.dtype, "cpu"))
+    settle(made)
+    return made.eval().requires_grad_(False)
 
 
 class KeywordGuard:

@@ -1,9 +1,10 @@
 """One suite over every adapter on tiny models of several architectures.
 
 The shapes: Llama (plain), Qwen2 (biases), Gemma 2 and 3 (windows, scaled embeddings, soft caps), GPT-2 (absolute positions,
-transposed weights), Phi-3 (one window for all layers, fused projections).
+transposed weights), Phi-3 (one window for all layers, fused projections). Each of them again with linear layers in 4 bits.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from softguard.adapters.soft_prompt import SoftPromptConfig
 from softguard.adapters.steering_vector import SteeringVectorConfig
 from softguard.core import Conversation
 from softguard.errors import CompatibilityError, RunError
-from softguard.models import ChatRenderer, refusal_log_odds, response_states, sample
+from softguard.models import ChatRenderer, refusal_log_odds, response_states, sample, unpacked
 from softguard.models.shared_prefix import SHORTEST
 from tests.fakes import tiny_model
 
@@ -40,7 +41,10 @@ CONFIGS: dict[str, BaseModel] = {
     "gate_and_prompt": RefusalGateConfig(soft_prompt=SoftPromptConfig(num_virtual_tokens=4)),
 }
 every_adapter = pytest.mark.parametrize("name", CONFIGS)
+with_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+QUANTISED = [pytest.param(f"{kind}-nf4", marks=with_bitsandbytes) for kind in KINDS]
 every_kind = pytest.mark.parametrize("kind", KINDS)
+every_base = pytest.mark.parametrize("kind", [*KINDS, *QUANTISED])
 GREEDY = {"max_new_tokens": 6, "temperature": 0.0, "seed": 0, "refusal_token": 9}
 
 
@@ -85,7 +89,7 @@ def test_the_suite_knows_every_adapter():
     assert {config.kind for config in CONFIGS.values()} == set(ADAPTERS)
 
 
-@every_kind
+@every_base
 @every_adapter
 def test_only_the_adapter_learns_and_the_base_stays_as_it_was(kind, name):
     lm = model(kind, name)
@@ -121,7 +125,7 @@ def test_the_base_comes_back_after_an_error(name):
     assert torch.equal(base_logits(lm, ids), base)
 
 
-@every_kind
+@every_base
 @every_adapter
 def test_batch_padding_and_cache_do_not_matter(kind, name):
     """Left-padded cached decoding draws what right-padded uncached scoring says is most likely, alone or in a batch."""
@@ -139,7 +143,7 @@ def test_batch_padding_and_cache_do_not_matter(kind, name):
             assert lm.head(states).argmax(-1).tolist() == list(generation.ids)
 
 
-@every_kind
+@every_base
 @every_adapter
 def test_what_is_drawn_at_temperature_1_has_the_probability_that_scoring_gives_it(kind, name):
     lm = model(kind, name)
@@ -153,6 +157,33 @@ def test_what_is_drawn_at_temperature_1_has_the_probability_that_scoring_gives_i
             states = response_states(student, [prompt], [generation.ids], virtual).states
             scores = lm.head(states).log_softmax(-1)[range(len(generation.ids)), list(generation.ids)]
             assert generation.log_prob == pytest.approx(scores.sum().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+@every_adapter
+def test_gradients_through_4_bits_are_those_through_the_unpacked_weights(kind, name):
+    """After sampling, as a student's are: some processors have another layout for passes without a gradient."""
+    lm = model(kind, name)
+    same = model(kind.removesuffix("-nf4"), name)
+    object.__setattr__(same, "fingerprint", lm.fingerprint)
+    for path, layer in lm.network.named_modules():
+        if getattr(getattr(layer, "weight", None), "quant_state", None) is not None:
+            held, weight = same.network.get_submodule(path), unpacked(layer)
+            held.weight.copy_(weight.T if type(held).__name__ == "Conv1D" else weight)
+    adapter, texts, found = make(lm, name), ("one request", "another"), []
+    prompts = [adapter.extend(rendered(lm, t)) for t in texts]
+    with adapter.attach(lm) as student:
+        sample(student, prompts, ["1", "2"], virtual_tokens=adapter.virtual_tokens(), **GREEDY)
+    for one in (lm, same):
+        for p in adapter.parameters():
+            p.grad = None
+        scores = logits(one, adapter, texts).log_softmax(-1)
+        scores[:, 3].sum().backward()
+        found.append((scores.detach(), torch.cat([p.grad.flatten() for p in adapter.parameters()])))
+    (ours, gradient), (expected, expected_gradient) = found
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-3)
+    assert gradient.norm() > 0
+    assert (gradient - expected_gradient).norm() <= 1e-3 * expected_gradient.norm()
 
 
 @every_kind
@@ -183,7 +214,7 @@ def test_gradients_are_those_of_differences_and_the_sum_over_rows(kind, name):
     assert (values[0] - values[1]) / 2e-3 == pytest.approx(together.norm().item(), rel=0.02)
 
 
-@every_kind
+@every_base
 @every_adapter
 def test_what_prompts_share_is_run_under_the_adapter(kind, name):
     lm = model(kind, name)
@@ -195,7 +226,7 @@ def test_what_prompts_share_is_run_under_the_adapter(kind, name):
     assert torch.allclose(logits(lm, adapter, texts), alone, atol=2e-4)
 
 
-@every_kind
+@every_base
 @every_adapter
 def test_save_and_load_give_the_same_logits(kind, name, tmp_path: Path):
     lm = model(kind, name)
@@ -255,7 +286,7 @@ def test_same_seed_same_start(name):
     assert torch.equal(torch.get_rng_state(), state)  # nor is anybody else's randomness moved
 
 
-@every_kind
+@every_base
 @pytest.mark.parametrize("name", ["lora", "steering_vector", "difference_of_means"])
 def test_what_adds_to_the_network_begins_as_the_base_model(kind, name):
     lm = model(kind, name)
@@ -263,7 +294,7 @@ def test_what_adds_to_the_network_begins_as_the_base_model(kind, name):
 
 
 @pytest.mark.parametrize("name", ["lora", "kv_prefix", "front"])
-@every_kind
+@every_base
 def test_peft_loads_it(kind, name, tmp_path: Path):
     from peft import PeftModel
 
@@ -278,7 +309,7 @@ def test_peft_loads_it(kind, name, tmp_path: Path):
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-@every_kind
+@every_base
 def test_refusal_log_odds_of_a_student_agree_with_its_sampling(kind):
     for name in CONFIGS:
         lm = model(kind, name)

@@ -64,7 +64,7 @@ class Lora(Inside):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            layers = _inject(lm, config, config.target_modules or _attention_projections(lm))
+            layers = _inject(lm, config, config.target_modules or attention_projections(lm.blocks[0], type(lm.network).__name__))
         targets = tuple(sorted({name.rsplit(".", 1)[-1] for name in layers}))
         adapter = cls(config, targets, _weights(layers), lm.fingerprint)
         adapter._made[lm.network] = layers
@@ -145,16 +145,19 @@ class Lora(Inside):
         return self._made[lm.network]
 
 
-def _attention_projections(lm: LanguageModel) -> tuple[str, ...]:
+def attention_projections(block: nn.Module, whose: str) -> tuple[str, ...]:
     """Return the names of a model's query and value projections (Hu et al., section 4.2), or of the one that holds both.
 
-    By what the blocks have, not by PEFT's table: that one lacks Phi-3 and every architecture to come.
+    By what its blocks have, not by PEFT's table: that one lacks Phi-3 and every architecture to come.
+
+    Raises:
+        CompatibilityError: `block`, of the network `whose`, has none that we know.
     """
-    names = {name.rsplit(".", 1)[-1] for name, _ in lm.blocks[0].named_modules()}
+    names = {name.rsplit(".", 1)[-1] for name, _ in block.named_modules()}
     known = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",))
     found = next((targets for targets in known if names.issuperset(targets)), None)
     if found is None:
-        raise CompatibilityError("projections of names that we know", type(lm.network).__name__, "set adapter.target_modules")
+        raise CompatibilityError("projections of names that we know", whose, "set adapter.target_modules")
     return found
 
 

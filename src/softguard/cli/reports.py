@@ -58,15 +58,25 @@ def card(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories.")],
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories, or folders of studies.")],
     out_file: Annotated[
         Path | None, typer.Option("--out", help="HTML page to write, as compare.html, with its plots in compare.plots/.")
     ] = None,
 ) -> None:
-    """Show the students of several runs in one table, and in one for each suite on which all were measured alike."""
-    from softguard.recipes.compare import compare_runs, compare_suites, write_comparison
-    from softguard.reports import terminal_table
+    """Show the students of several runs in one table, and in one for each suite on which all were measured alike.
 
+    Of studies: the cells, and their curves along learning rate, size and seeds.
+    """
+    from softguard.recipes.compare import compare_runs, compare_suites, study_rows, write_comparison
+    from softguard.reports import study_table, terminal_table, write_study_page
+
+    cells = study_rows(runs)
+    if cells is not None:
+        out.print(study_table(cells))
+        if out_file is not None:
+            write_study_page(cells, out_file)
+            err.print(f"page: {out_file}", markup=False, soft_wrap=True)
+        return
     summary, suites = compare_runs(runs), compare_suites(runs)
     out.print(terminal_table(summary))
     for limit in summary.limits:

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from softguard.errors import CompatibilityError, SourceError
 from softguard.models.attention import layer_windows
+from softguard.models.quantisation import weight_count
 
 _KINDS = {"full_attention", "sliding_attention"}
 _ADVICE = "softguard counts dense transformers whose layers all attend alike: count this one by hand"
@@ -67,7 +68,7 @@ class ModelShape:
         key_heads = getattr(config, "num_key_value_heads", None) or heads
         in_body = _linear_weights(body)
         return cls(
-            parameters=sum(p.numel() for p in network.parameters()),
+            parameters=sum(weight_count(p) for p in network.parameters()),
             body_weights=in_body,
             head_weights=_linear_weights(network) - in_body,
             query_width=heads * head_width,

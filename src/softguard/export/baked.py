@@ -22,9 +22,12 @@ def check_bakeable(student: StudentModel) -> None:
     """Raise where a base model's tables or template cannot take the virtual tokens.
 
     Raises:
-        CompatibilityError: a head with a bias, tokens without a row, a template that comes out otherwise.
+        CompatibilityError: 4-bit weights, a head with a bias, tokens without a row, a template that comes out otherwise.
     """
     lm = student.lm
+    if lm.quantisation != "none":
+        todo = "export to peft or vllm-embeds, or to gguf with a GGUF file of this model at --base"
+        raise CompatibilityError("a base model whose weights can be written as they are", f"{lm.quantisation} weights", todo)
     if lm.output_head.bias is not None:
         raise CompatibilityError("a head without bias", "one with a bias", "choose another base model")
     if len(lm.tokenizer) > len(lm.embedding_weight):

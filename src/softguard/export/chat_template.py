@@ -11,7 +11,7 @@ from typing import Any
 from softguard.core import Conversation, Message
 from softguard.errors import CompatibilityError
 from softguard.models import ChatRenderer
-from softguard.models.chat import Slot
+from softguard.models.chat import THINKING, Slot
 
 _BODY, _WHOLE, _CLOSED = "softguard_body", "softguard_whole", "softguard_closed"
 _BLANK_PROBE = " SYSTEMPROBE\n"
@@ -47,6 +47,8 @@ def bake_template(template: str, names: Mapping[Slot, str], tokenizer: Any) -> s
         CompatibilityError: a slot that this template does not have in every conversation.
     """
     body = template.removesuffix("\n")  # Jinja drops one newline at a template's end, but not at a macro's
+    if THINKING in body:  # training renders without; a runtime would take the template's own default
+        body = f"{{% set {THINKING} = false %}}{body}"
     front = names.get("front", "")
     if set(names) <= {"front"}:
         return front + body

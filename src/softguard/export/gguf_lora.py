@@ -16,7 +16,6 @@ References:
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -30,6 +29,7 @@ from softguard.export.gguf_file import GGUFFile
 from softguard.export.protocol import EXPORTERS, Exported, StudentModel
 from softguard.export.quantised import Floats, decode
 from softguard.export.refusal_entry import BakedRows
+from softguard.models import unpacked
 
 _CHECKED_ROWS, _SAME = 64, 0.98
 _OTHER_BASE = "name the GGUF of this run's base model with --base"
@@ -136,10 +136,8 @@ def _cosine(a: Floats, b: Floats) -> float:
 
 
 def _weight(student: StudentModel, module: str) -> Floats:
-    """Return a projection's weight, out x in: GPT-2's Conv1D holds it the other way round."""
-    layer: Any = student.lm.network.get_submodule(module)
-    weight = _numbers(layer.weight)
-    return weight.T if type(layer).__name__ == "Conv1D" else weight
+    """Return a projection's weight, out x in."""
+    return _numbers(unpacked(student.lm.network.get_submodule(module)))
 
 
 def _head_width(file: GGUFFile, architecture: str) -> int:

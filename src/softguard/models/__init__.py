@@ -10,6 +10,7 @@ from softguard.models.chat import ChatRenderer, RenderedPrompt
 from softguard.models.hardware import fast_dtype, hardware_facts, processor_name, product_seconds
 from softguard.models.language_model import ControlToken, LanguageModel
 from softguard.models.loading import best_device, load_model, read_config
+from softguard.models.quantisation import NF4_BYTES, Quantisation, held_bytes, unpacked, weight_count
 from softguard.models.sampling import Generation, sample
 from softguard.models.scoring import ResponseStates, block_states, next_token_logits, refusal_log_odds, response_states
 from softguard.models.shared_prefix import key_values
@@ -17,11 +18,13 @@ from softguard.models.streaming import KnownPrefix, stream
 
 __all__ = [
     "AUTO",
+    "NF4_BYTES",
     "ChatRenderer",
     "ControlToken",
     "Generation",
     "KnownPrefix",
     "LanguageModel",
+    "Quantisation",
     "RenderedPrompt",
     "ResponseStates",
     "Tuning",
@@ -29,6 +32,7 @@ __all__ = [
     "block_states",
     "fast_dtype",
     "hardware_facts",
+    "held_bytes",
     "key_values",
     "load_model",
     "next_token_logits",
@@ -40,5 +44,7 @@ __all__ = [
     "sample",
     "stream",
     "tune",
+    "unpacked",
     "use_kernel",
+    "weight_count",
 ]

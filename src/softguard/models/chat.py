@@ -10,6 +10,8 @@ from jinja2 import TemplateError
 from softguard.core import Conversation
 from softguard.errors import CompatibilityError, DataError
 
+THINKING = "enable_thinking"
+"""The name by which templates of models that can think aloud are told whether to; others ignore it."""
 Slot = Literal["front", "after_bos", "system", "after_user"]
 _SYSTEM_PROBE, _USER_PROBE, _ANSWER_PROBE = "SYSTEMPROBE", "USERPROBE", "ANSWERPROBE"
 
@@ -92,7 +94,10 @@ class ChatRenderer:
         return text.strip()
 
     def _text(self, messages: list[dict[str, str]], header: bool) -> str:
-        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=header)
+        """Return what the template writes. Where it lets a model think aloud first (Qwen3), that is left out: drafts are short,
+        and the first token of the answer is where the student decides."""
+        options = {"tokenize": False, "add_generation_prompt": header, THINKING: False}
+        text: str = self._tokenizer.apply_chat_template(messages, **options)
         return text
 
     @cached_property

@@ -12,6 +12,7 @@ from softguard.core.head import Head
 from softguard.errors import CompatibilityError
 from softguard.models.attention import layer_windows, seen_by_kind
 from softguard.models.chat import turn_end
+from softguard.models.quantisation import Quantisation, quantisation_of, weight_count
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class LanguageModel:
         network: a Hugging Face causal LM.
         tokenizer: its fast tokenizer.
         reference: how the user named it.
-        fingerprint: sha256 of the source that it was loaded from, with dtype: part of every cache key.
+        fingerprint: sha256 of the source that it was loaded from, with dtype and quantisation: part of every cache key.
         prefix: keys and values for each layer, each 1 x heads x P x width, that stand before every sequence in positions 0 to
             P - 1: what an adapter of learned keys and values adds. Empty in a base model.
         control: a token that an adapter adds. Final states then end in its logit (`Head`). None in a base model.
@@ -59,6 +60,11 @@ class LanguageModel:
     def dtype(self) -> torch.dtype:
         """The type of the embeddings, hence of the body's input."""
         return self.embedding_weight.dtype
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """How the linear layers are held: "none" means as loaded, in `dtype`."""
+        return quantisation_of(self.network)
 
     @property
     def embedding_weight(self) -> Tensor:
@@ -187,4 +193,4 @@ class LanguageModel:
 
     def num_parameters(self) -> int:
         """Return the number of weights, tied ones once."""
-        return sum(p.numel() for p in self.network.parameters())
+        return sum(weight_count(p) for p in self.network.parameters())

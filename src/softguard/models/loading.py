@@ -13,6 +13,7 @@ from softguard.errors import CompatibilityError, SourceError
 from softguard.models.attention import GROUPED, attention_for
 from softguard.models.hardware import fast_dtype
 from softguard.models.language_model import LanguageModel
+from softguard.models.quantisation import NONE, Quantisation, check_quantisation, loading_options, settle
 from softguard.sources import Source, cache_dir, resolve
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -25,6 +26,8 @@ def load_model(
     dtype: torch.dtype | None = None,
     attention: str = GROUPED,
     device: str | None = None,
+    quantisation: Quantisation = "none",
+    chat_template: str = "",
 ) -> LanguageModel:
     """Return the model that `reference` names, frozen, in evaluation mode.
 
@@ -33,26 +36,42 @@ def load_model(
         dtype: of the weights; None takes `hardware.fast_dtype`.
         attention: "grouped" (`models.attention`), "eager" or "sdpa", whose CPU kernel is slow backwards on short sequences.
         device: None chooses CUDA, then Apple's MPS, then the CPU.
+        quantisation: "nf4" holds the linear layers of a Hugging Face model in 4 bits (`models.quantisation`).
+        chat_template: Jinja text, of a model that has none of its own.
 
     Raises:
         SourceError: the source cannot be had or holds no causal LM.
-        CompatibilityError: it does more to its logits than we know of.
+        CompatibilityError: it does more to its logits than we know of, cannot be quantised, or has a template of its own.
+        ConfigError: it is to be quantised and bitsandbytes is not installed.
     """
-    source = resolve(reference)
     device = device or best_device()
     dtype = dtype or fast_dtype(device)
+    check_quantisation(quantisation, dtype)
+    source = resolve(reference)
+    if quantisation != NONE and source.kind == "gguf":
+        found, todo = "a GGUF file, whose own are what the device runs", "leave model.quantisation at none"
+        raise CompatibilityError("weights that are not quantised yet", found, todo)
     folder = _dequantised(source) if source.kind == "gguf" else source.path
     try:
         config: Any = AutoConfig.from_pretrained(folder, **_LOCAL)
         kernel = attention_for(config, attention)
-        network: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation=kernel, use_safetensors=True, **_LOCAL
-        )
+        how: dict[str, Any] = {"dtype": dtype, "attn_implementation": kernel, "use_safetensors": True, **_LOCAL}
+        how |= loading_options(quantisation, dtype, device)
+        network: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, **how)
         tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     except (OSError, ValueError, KeyError) as error:
         raise SourceError("a causal language model with its tokenizer", str(error)[:200], "check the reference") from error
     network = network.eval().requires_grad_(False).to(device)
-    fingerprint = hashlib.sha256(f"{source.sha256}|{dtype}".encode()).hexdigest()
+    packed = quantisation != NONE
+    if packed:
+        settle(network)
+    made_of = f"{source.sha256}|{dtype}{f'|{quantisation}' if packed else ''}"
+    if chat_template:
+        if getattr(tokenizer, "chat_template", None):
+            raise CompatibilityError("a model without a chat template", "one with its own", "leave model.chat_template empty")
+        tokenizer.chat_template = chat_template
+        made_of += f"|{chat_template}"
+    fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
     lm = LanguageModel(network, tokenizer, reference, fingerprint, source.licence)
     _check_head(lm)
     return lm

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from softguard.core.files import write_atomically
-from softguard.errors import RunError
+from softguard.errors import ConfigError, RunError
 from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.recipes.answers import FOLDER
+from softguard.recipes.study import read_table
 from softguard.recipes.suites import summaries_of
 from softguard.reports import render_html, write_plots
 from softguard.runs import RunDir
@@ -60,6 +61,27 @@ def compare_runs(paths: Sequence[Path]) -> EvaluationSummary:
             elif measured is first:
                 rows.append(system)
     return EvaluationSummary(suite="compared runs", systems=rows, limits=limits, provenance=provenance)
+
+
+def study_rows(paths: Sequence[Path]) -> list[dict[str, Any]] | None:
+    """Return the rows of studies, where `paths` are folders of such or their tables; None where they are runs.
+
+    Of several studies each row says which one it is from, as a setting that varies.
+
+    Raises:
+        ConfigError: runs and studies together, or a table that is none.
+    """
+    tables = [p if p.suffix == ".parquet" else p / "results.parquet" for p in dict.fromkeys(paths)]
+    there = [t for t in tables if t.is_file()]
+    if not there:
+        return None
+    if len(there) < len(tables):
+        raise ConfigError("runs alone or studies alone", f"{len(there)} of {len(tables)} are studies", "compare them apart")
+    rows = [[dict(row) for row in read_table(table)] for table in tables]
+    if len(tables) == 1:
+        return rows[0]
+    names = _names([t.parent if t.name == "results.parquet" else t.with_suffix("") for t in tables])
+    return [{"study.name": name, **row} for name, of in zip(names, rows, strict=True) for row in of]
 
 
 def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]:

@@ -15,10 +15,11 @@ from pydantic.fields import FieldInfo
 
 from softguard.adapters import ADAPTERS, Fitted, SoftPromptConfig
 from softguard.core import REFUSAL_TEXT
-from softguard.errors import ConfigError, SourceError
-from softguard.models import best_device, fast_dtype
+from softguard.errors import CompatibilityError, ConfigError, SourceError
+from softguard.models import Quantisation, best_device, fast_dtype
 from softguard.objectives import OBJECTIVES
 from softguard.objectives.decision_split import DecisionSplitConfig
+from softguard.recipes.learned import MATCHED, learned_numbers
 from softguard.registry import Registry, config_classes
 from softguard.sources import resolve
 from softguard.training import TrainingConfig
@@ -55,6 +56,10 @@ class ModelConfig(BaseModel):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of the frozen weights; auto takes what this machine multiplies faster, and the run says which"
     )
+    quantisation: Quantisation = Field(
+        "none", description="nf4 holds a Hugging Face model's linear layers in 4 bits (extra quantise); a GGUF file has its own"
+    )
+    chat_template: str = Field("", description="Jinja text of a chat template, for a base model that has none")
     attention: Literal["auto", "grouped", "eager", "sdpa"] = Field(
         "auto",
         description="kernel: ours for grouped-query models, transformers' plain one, PyTorch's fused one; auto takes what trains "
@@ -312,12 +317,24 @@ def plan(config: Config) -> list[str]:
     except SourceError as error:
         learned = f"learns {count} virtual tokens of a width that is not known yet: {error}"
     if not count:
-        learned = f"learns an adapter of kind {config.adapter.kind}"
+        learned = _learned(config)
     if issubclass(ADAPTERS.get(config.adapter.kind), Fitted):
         return [f"{learned}, which is fitted to the drafts: no objective, no steps", "one pass over the training prompts"]
     prompts, harmful = training.batch_size * training.accumulation, training.harmful_per_batch * training.accumulation
     seen = f"{training.steps} steps of {prompts} prompts, {harmful} of them harmful"
     return [learned, f"{seen}; validation every {training.validate_every} steps"]
+
+
+def _learned(config: Config) -> str:
+    """Return how many numbers an adapter without virtual tokens has, beside those of the paper's size in the same model."""
+    what = f"an adapter of kind {config.adapter.kind}"
+    try:
+        own, matched = learned_numbers(config.adapter, config.model.name)
+    except (SourceError, CompatibilityError) as error:
+        return f"learns {what}, of a size that is not known yet: {error}"
+    if own is None:
+        return f"learns {what}"
+    return f"learns {own:,} numbers: {what} ({MATCHED} virtual tokens of this model are {matched:,})"
 
 
 def _width(reference: str) -> int:

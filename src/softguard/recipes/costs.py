@@ -31,7 +31,7 @@ from softguard.errors import ConfigError
 from softguard.evaluation import metrics
 from softguard.evaluation.results import MetricValue
 from softguard.guards import load_guard
-from softguard.models import LanguageModel, processor_name
+from softguard.models import LanguageModel, held_bytes, processor_name
 from softguard.recipes.distill import LoadedRun, Report, load_run
 from softguard.recipes.prompts import own_prompts
 from softguard.recipes.student import ModelSystem
@@ -117,7 +117,8 @@ def run_costs(path: Path, rounds: int, answer_tokens: int, report: Report) -> Co
     work = GuardWork.of(guard)
     student, prompted = loaded.student(), _prompted(loaded)
     added = {s.name: added_by(s, lm) for s in (student, prompted)}
-    numbers = Numbers(weight=lm.dtype.itemsize, cache=lm.dtype.itemsize)
+    each = held_bytes(lm.network) / lm.num_parameters()
+    numbers = Numbers(weight=each, cache=lm.dtype.itemsize)
     timings: list[Timing] = []
     if rounds:
         prompts = [r.conversation for r in own_prompts("test") if r.label == "benign"][: max(2, rounds)]
@@ -128,7 +129,7 @@ def run_costs(path: Path, rounds: int, answer_tokens: int, report: Report) -> Co
     unknown = () if work else (f"The guard {guard.name} does not say what its passes cost: the guarded system is not counted.",)
     return CostReport(
         model=lm.reference,
-        weight_bits=8 * lm.dtype.itemsize,
+        weight_bits=round(8 * each, 2),
         answer_tokens=answer_tokens,
         added={name: asdict(a) for name, a in added.items()},
         systems=system_costs(

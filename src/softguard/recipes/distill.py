@@ -103,7 +103,13 @@ def load_base(config: Config) -> LanguageModel:
     """Return the base model of a config."""
     model = on_this_machine(config).model
     attention = GROUPED if model.attention == AUTO else model.attention  # until it is measured, which takes the model
-    return load_model(model.name, dtype=getattr(torch, model.dtype), attention=attention)
+    return load_model(
+        model.name,
+        dtype=getattr(torch, model.dtype),
+        attention=attention,
+        quantisation=model.quantisation,
+        chat_template=model.chat_template,
+    )
 
 
 def distill(config: Config, out: Path, data_dir: Path | None = None, report: Report = _silent, cluster: Cluster = HERE) -> RunDir:
@@ -305,7 +311,8 @@ def _report_within(report: Report, stage: str, before: int, total: int, done: in
 
 def provenance(parts: Parts) -> dict[str, Any]:
     """Return what made a run: versions, hardware, hashes of model and guard, prompt counts."""
-    packages = ("torch", "transformers", "peft", "safetensors", "numpy")
+    packages = ["torch", "transformers", "peft", "safetensors", "numpy"]
+    packages += ["bitsandbytes"] if parts.lm.quantisation != "none" else []
     counts: dict[str, int] = {}
     for row in parts.prompts.train:
         key = f"{row.source}/{row.label}"
@@ -315,7 +322,12 @@ def provenance(parts: Parts) -> dict[str, Any]:
         "versions": {p: version(p) for p in packages},
         "python": platform.python_version(),
         "hardware": {**hardware_facts(parts.lm.device), "processes": processes().count},
-        "model": {"reference": parts.lm.reference, "fingerprint": parts.lm.fingerprint, "licence": parts.lm.licence},
+        "model": {
+            "reference": parts.lm.reference,
+            "fingerprint": parts.lm.fingerprint,
+            "licence": parts.lm.licence,
+            "quantisation": parts.lm.quantisation,
+        },
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
         **_policy_hash(parts.config),
         **described_server(parts.config),

@@ -14,7 +14,7 @@ from softguard.adapters import ADAPTERS, Fitted
 from softguard.costs import MEMORY_CONVENTION, ModelShape, Rows, sampling_bytes, step_bytes
 from softguard.errors import CompatibilityError, SourceError
 from softguard.guards import guard_sources
-from softguard.models import read_config
+from softguard.models import NF4_BYTES, read_config
 from softguard.objectives import OBJECTIVES
 from softguard.objectives.fused_head import CHUNK_LOGITS
 from softguard.recipes.config import Config, on_this_machine
@@ -80,7 +80,7 @@ def memory_plan(config: Config) -> MemoryPlan:
     longest = fmean(sorted(prompts)[-SHARD_SIZE:])  # drafts are sampled in the order of their prompts' length
     rows, responses = _step_rows(config, prompts)
     return MemoryPlan(
-        base=shape.parameters * each,
+        base=_base_bytes(config, shape, each),
         guard=_guard_bytes(config.teacher.guard, each),
         drafts=drafts * drafted * shape.width * _DRAFT_BYTES,
         sampling=sampling_bytes(shape, Rows(SHARD_SIZE, round(longest) + drafted, SYSTEM_TURN), each),
@@ -119,7 +119,8 @@ def _step(config: Config, shape: ModelShape, rows: Rows, response_positions: int
 
 def _virtual_tokens(config: Config) -> tuple[int, int]:
     """Return how many virtual tokens stand behind the user's text, and how many before it, where all rows share them."""
-    layout = dict(getattr(config.adapter, "layout", ()))
+    carrier = getattr(config.adapter, "soft_prompt", None) or config.adapter  # a gate may have one beside it
+    layout = dict(getattr(carrier, "layout", ()))
     behind = layout.pop("after_user", 0)
     return behind, sum(layout.values())
 
@@ -133,7 +134,9 @@ def memory_lines(config: Config) -> list[str]:
     except CompatibilityError as error:
         return [f"its memory is not counted: {error}"]
     guard = "a guard whose size is not known until it is fetched" if plan.guard is None else f"guard {_size(plan.guard)}"
-    rows, dtype = plan.rows, on_this_machine(config).model.dtype
+    rows, dtype = plan.rows, str(on_this_machine(config).model.dtype)
+    if config.model.quantisation != "none":
+        dtype = f"{config.model.quantisation} and {dtype}"
     drafts = f"drafts {_size(plan.drafts)}, on disk too"
     if plan.uncounted:
         drafts += f" (without those of {', '.join(plan.uncounted)}, which are not counted here)"
@@ -147,6 +150,12 @@ def memory_lines(config: Config) -> list[str]:
         f"and beside these about {peaks}",
         MEMORY_CONVENTION,
     ]
+
+
+def _base_bytes(config: Config, shape: ModelShape, number_bytes: int) -> int:
+    """Return the bytes of the base model's weights; where it is quantised, its linear layers are."""
+    packed = shape.body_weights if config.model.quantisation != "none" else 0
+    return round(packed * NF4_BYTES + (shape.parameters - packed) * number_bytes)
 
 
 def _number_bytes(config: Config) -> int:

@@ -98,9 +98,9 @@ def run_study(
 def write_table(cells: Sequence[Cell], out: Path) -> Path:
     """Write `results.parquet`, a row for each cell that has ended, and return its path.
 
-    Columns: cell, config_sha256, status, error; the settings that any grid varies; best_step, validation_auc,
-    validation_drift, validation_score, threshold, seconds; and each metric of the student on the test split with its
-    `_low`, `_high` and `_n`.
+    Columns: cell, config_sha256, status, error; the settings that any grid varies; best_step, num_parameters,
+    validation_auc, validation_drift, validation_score, threshold, seconds; and each metric of the student on the test split
+    with its `_low`, `_high` and `_n`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -120,10 +120,14 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a study's table.
 
     Raises:
-        ConfigError: it is no such table.
+        ConfigError: it is no such table, or pyarrow, which reads it, is not installed.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        todo = "pip install 'softguard[study]'"
+        raise ConfigError("pyarrow, for the table of a study", "it is not installed", todo) from error
 
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
@@ -210,6 +214,7 @@ def _row(cell: Cell, out: Path) -> dict[str, Any]:
         return {}
     point = json.loads((folder / "operating_point.json").read_text(encoding="utf-8"))
     row |= {"best_step": point["best_step"], "threshold": point["threshold"], "seconds": point["training_seconds"]}
+    row["num_parameters"] = point.get("num_parameters")
     row |= {f"validation_{k}": v for k, v in point["validation"].items()}
     if "evaluate" in stages:
         summary = EvaluationSummary.model_validate_json((folder / FOLDER / "summary.json").read_text(encoding="utf-8"))

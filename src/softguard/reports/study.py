@@ -1,7 +1,9 @@
 """A study's table in the terminal and as a page with its curves: views of `results.parquet` that hold no figure of their own.
 
 A series is the cells that agree in every varied setting but the one on the axis and the seed; it is drawn through the mean of
-its seeds, each seed a dot. Harmful prompts are in no column of that table.
+its seeds, each seed a dot, and with the interval of each cell where there is one seed. Along the learning rate the curves are
+those of the paper's figures 4 and 5, along the size of W those of figure 7, by seed those of figure 11. Harmful prompts are in no
+column of that table.
 """
 
 import math
@@ -21,12 +23,17 @@ from softguard.reports.html import page_environment
 
 Row = Mapping[str, Any]
 SEED = "training.seed"
+_PLAIN = ("objective.kind", "adapter.kind", "study.name")
+"""Settings whose value says enough without their name."""
 _AXES = {
     "training.learning_rate": ("learning rate", True),
     "adapter.num_virtual_tokens": ("virtual tokens", True),
     "training.steps": ("steps", False),
 }
 """Settings that a curve can run along, with their label and whether their axis is logarithmic."""
+_ALONG = ("validation_auc", "refusal_auc", "refusal_rate", "over_refusal_rate", "validation_drift", "benign_drift")
+"""Figures that are drawn along an axis."""
+_BY_SEED = ("refusal_auc", "validation_auc", "refusal_rate", "over_refusal_rate")
 _FIGURES = {
     "validation_score": "validation score",
     "validation_auc": "validation AUC",
@@ -35,6 +42,7 @@ _FIGURES = {
     "refusal_rate": "harmful refused",
     "over_refusal_rate": "benign refused",
     "benign_drift": "test drift, nats",
+    "num_parameters": "numbers learned",
 }
 """Columns that are shown, best first."""
 
@@ -70,15 +78,18 @@ def write_study_page(rows: Sequence[Row], path: Path) -> None:
 
 
 def study_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return titled SVGs: each figure along each varied axis, then safety against over-refusal, and AUC against drift."""
+    """Return titled SVGs: each figure along each varied axis and by seed, safety against over-refusal, and AUC against drift."""
     done = [r for r in rows if r["status"] == "done"]
     varied = _varied(done)
     out = []
     with matplotlib.rc_context(STYLE):
         for axis in (a for a in _AXES if a in varied):
-            for figure in ("validation_auc", "refusal_auc", "validation_drift"):
+            for figure in _ALONG:
                 if drawn := _curve(done, axis, figure, varied):
                     out.append((f"{_FIGURES[figure]} by {_AXES[axis][0]}", drawn))
+        for figure in _BY_SEED:
+            if drawn := _seeds(done, figure, varied):
+                out.append((f"{_FIGURES[figure]} by seed", drawn))
         pairs = (("over_refusal_rate", "refusal_rate"), ("benign_drift", "refusal_auc"), ("validation_drift", "validation_auc"))
         for x, y in pairs:
             if drawn := _scatter(done, x, y, varied):
@@ -98,11 +109,33 @@ def _curve(rows: Sequence[Row], axis: str, figure: str, varied: Sequence[str]) -
         colour = SERIES[i % NUM_SERIES]
         dash, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
         axes.plot(places, means, color=colour, label=name, linestyle=dash, marker=marker)
-        if len(members) > len(places):
+        bars = _bars(members, figure)
+        if len(members) == len(places) and bars is not None:
+            at = [r[axis] for r in members]
+            axes.errorbar(at, [r[figure] for r in members], yerr=bars, fmt="none", ecolor=colour, elinewidth=0.6)
+        elif len(members) > len(places):
             axes.plot([r[axis] for r in members], [r[figure] for r in members], ".", color=colour, markersize=4)
     label, logarithmic = _AXES[axis]
     axes.set(xlabel=label, ylabel=_FIGURES[figure], xscale="log" if logarithmic else "linear")
     return svg(drawing, f"{axis}-{figure}".replace(".", "-"), legend=True)
+
+
+def _seeds(rows: Sequence[Row], figure: str, varied: Sequence[str]) -> str | None:
+    """Return each series' seeds side by side with their intervals and, as a bar, their mean; nothing where none has two seeds."""
+    usable = [r for r in rows if r.get(figure) is not None]
+    series = {k: v for k, v in _series(usable, [v for v in varied if v != SEED]).items() if len({r.get(SEED) for r in v}) > 1}
+    if not series:
+        return None
+    drawing = Figure(figsize=(4.8, 4.2), layout="constrained")
+    axes = drawing.subplots()
+    for place, (name, members) in enumerate(series.items()):
+        colour = SERIES[place % NUM_SERIES]
+        at = [place + 0.5 * (i / (len(members) - 1) - 0.5) for i in range(len(members))]
+        values, marker = [r[figure] for r in members], MARKERS[place % len(MARKERS)]
+        axes.errorbar(at, values, yerr=_bars(members, figure), fmt=marker, color=colour, elinewidth=0.6, label=name)
+        axes.hlines(_mean(values), place - 0.35, place + 0.35, colors=colour, linewidth=1.0)
+    axes.set(ylabel=_FIGURES[figure], xticks=[])
+    return svg(drawing, f"seeds-{figure}", legend=True)
 
 
 def _scatter(rows: Sequence[Row], x: str, y: str, varied: Sequence[str]) -> str | None:
@@ -138,7 +171,7 @@ def _series(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
     out: dict[str, list[Row]] = {}
     for row in rows:
         parts = [
-            _number(row[name]) if name.endswith(".kind") else f"{name.rpartition('.')[2]} {_number(row.get(name))}" for name in by
+            _number(row.get(name)) if name in _PLAIN else f"{name.rpartition('.')[2]} {_number(row.get(name))}" for name in by
         ]
         out.setdefault(", ".join(parts) or "all cells", []).append(row)
     return out

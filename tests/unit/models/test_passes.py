@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from softguard.errors import SourceError
-from softguard.models import load_model, response_states
+from softguard.core import Conversation
+from softguard.errors import CompatibilityError, SourceError
+from softguard.models import ChatRenderer, load_model, response_states
 from softguard.models.drawing import drawing_device
-from tests.fakes import tiny_model
+from tests.fakes import byte_tokenizer, tiny_model
 
 
 def test_an_empty_response_has_no_states_and_shifts_no_other():
@@ -57,3 +58,20 @@ def test_the_gradient_of_virtual_tokens_is_the_same_on_any_number_of_threads():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(gradients[0], g) for g in gradients[1:])
+
+
+def test_a_template_is_given_to_a_model_that_has_none_and_to_no_other(tmp_path):
+    tokenizer = byte_tokenizer()
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    tiny_model().network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    how = {"dtype": torch.float32, "device": "cpu"}
+    without, with_one = load_model(str(tmp_path), **how), load_model(str(tmp_path), **how, chat_template=template)
+    with pytest.raises(CompatibilityError, match="chat template"):
+        ChatRenderer(without.tokenizer)
+    prompt = ChatRenderer(with_one.tokenizer).render(Conversation.from_prompt("Hi"))
+    assert with_one.tokenizer.decode(prompt.ids).endswith("assistant\n")
+    assert with_one.fingerprint != without.fingerprint  # drafts are those of a template
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(CompatibilityError, match=r"leave model\.chat_template empty"):
+        load_model(str(tmp_path), **how, chat_template=template)

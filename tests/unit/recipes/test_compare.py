@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from softguard.errors import RunError
+from softguard.errors import ConfigError, RunError
 from softguard.evaluation.results import EvaluationSummary, MetricValue, SystemResult
-from softguard.recipes.compare import compare_runs
+from softguard.recipes.compare import compare_runs, study_rows
 from softguard.recipes.config import load_config, resolved
 from softguard.runs import RunDir
 
@@ -63,3 +63,16 @@ def test_a_run_without_an_evaluation_or_with_a_broken_one(make):
     (path / "manifest.json").write_text(json.dumps({**manifest, "stages": ["train"]}))
     with pytest.raises(RunError, match="softguard evaluate"):
         compare_runs([path])
+
+
+def test_studies_are_told_from_runs_and_from_each_other(make, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"cell": ["x"], "status": ["done"]}), tmp_path / name / "results.parquet")
+    assert study_rows([make("run")]) is None
+    assert study_rows([tmp_path / "one"]) == [{"cell": "x", "status": "done"}]
+    both = study_rows([tmp_path / "one", tmp_path / "two" / "results.parquet"])
+    assert [r["study.name"] for r in both] == ["one", "two"]
+    with pytest.raises(ConfigError, match="compare them apart"):
+        study_rows([tmp_path / "one", make("other")])

@@ -66,6 +66,16 @@ def test_a_run_does_not_go_on_with_another_guard(tmp_path, monkeypatch):
             distilling.distill(load_config(None), tmp_path / "run")
 
 
+def test_provenance_says_how_the_base_is_held(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    for kind, held in (("llama", "none"), ("llama-nf4", "nf4")):
+        lm = tiny_model(kind)
+        parts = Parts(load_config(None), lm, GuardedSystem(lm, KeywordGuard()), RunPrompts([], [], []))
+        made_by = distilling.provenance(parts)
+        assert made_by["model"]["quantisation"] == held
+        assert ("bitsandbytes" in made_by["versions"]) == (held == "nf4")
+
+
 def rows(labels, split="train"):
     return [PromptRow(f"{k}-{label}", "hi", label, "softguard", split=split) for k, label in enumerate(labels)]
 

@@ -35,6 +35,9 @@ def test_weights_guard_and_drafts_are_counted(folder):
     shape = ModelShape.of(tiny_model("llama").network)
     assert plan.base == 4 * shape.parameters
     assert memory_plan(config(folder, "model.dtype=bfloat16")).base == 2 * shape.parameters
+    packed = memory_plan(config(folder, "model.quantisation=nf4"))
+    assert packed.base == round(shape.body_weights * 0.5625) + 4 * (shape.parameters - shape.body_weights)
+    assert "nf4 and float32" in memory_lines(config(folder, "model.quantisation=nf4"))[0]
     rows = len(run_prompts(config(folder).data, None).train) + 32
     assert plan.drafts == rows * 48 * shape.width * 2
     assert plan.guard == 0
@@ -48,6 +51,7 @@ def test_weights_guard_and_drafts_are_counted(folder):
         ("training.batch_size=32", "step", ("sampling", "drafts", "base")),
         ("teacher.max_new_tokens=96", "sampling", ("base",)),
         ("adapter.num_virtual_tokens=320", "step", ("sampling", "drafts")),
+        ("adapter={kind='refusal_gate',soft_prompt={num_virtual_tokens=320}}", "step", ("sampling", "drafts")),
         ("data.sets=['softguard','softguard_tasks','cast:60']", "drafts", ("sampling", "step")),
     ],
 )

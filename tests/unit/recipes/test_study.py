@@ -56,6 +56,7 @@ def ran(monkeypatch: pytest.MonkeyPatch):
         report("training", 1, 1, {})
         point = {
             "best_step": 5,
+            "num_parameters": 64,
             "threshold": 0.5,
             "training_seconds": 2.0,
             "validation": {"auc": config.training.learning_rate, "drift": 0.1, "score": config.training.learning_rate - 0.1},
@@ -138,6 +139,7 @@ def test_finished_cells_are_skipped_and_failed_ones_tried_again(plan, ran, tmp_p
     rows = read_table(result.table)
     assert [r["config_sha256"] for r in rows] == [c.config_sha256 for c in cells]
     assert [r["validation_auc"] for r in rows] == [0.01, 0.1, 0.01, 0.1, 0.1]
+    assert {r["num_parameters"] for r in rows} == {64}
     assert rows[0]["training.seed"] is None, "the grid of this cell says nothing of seeds"
     assert (rows[0]["refusal_auc"], rows[0]["refusal_auc_low"], rows[0]["refusal_auc_n"]) == (0.7, 0.6, 9)
 

@@ -45,6 +45,24 @@ def test_curves_join_the_means_of_the_seeds():
     assert "validation AUC against validation drift, nats" in plots
 
 
+def test_seeds_stand_side_by_side_with_their_intervals():
+    interval = {"refusal_auc_low": 0.6, "refusal_auc_high": 0.8}
+    rows = [row(k, 0.1, s, 0.7, refusal_auc=0.7 + 0.01 * s, **interval) for k in "ab" for s in (0, 1, 2)]
+    drawn = dict(study_plots([*rows, row("c", 0.1, 0, 0.7, refusal_auc=0.9)]))
+    assert {"test AUC by seed", "validation AUC by seed"} <= set(drawn)
+    assert ">a<" in drawn["test AUC by seed"]
+    assert ">c<" not in drawn["test AUC by seed"]  # one seed says nothing of seeds
+    assert not any("by seed" in title for title in dict(study_plots([r for r in rows if r["training.seed"] == 0])))
+
+
+def test_one_seed_shows_its_interval_along_a_curve():
+    def bars(**more):
+        rows = [row("a", rate, 0, 0.7, refusal_auc=0.7, **more) for rate in (0.01, 0.1)]
+        return dict(study_plots(rows))["test AUC by learning rate"].count("<path")
+
+    assert bars(refusal_auc_low=0.6, refusal_auc_high=0.8) > bars()
+
+
 def test_one_place_is_no_curve():
     assert study_plots([ROWS[0]]) == []
 

@@ -1,0 +1,96 @@
+"""Rows of the comparison: what each cell of a study gave, with intervals, and which cell of each method validation chose.
+
+A method is a cell's settings without its learning rate and seed. `chosen` is the learning rate of the best mean validation score
+over a method's seeds: no test figure takes part. Systems without a learning rate (base, guarded system, hard system prompt) are
+rows too, as they were measured beside the study's first evaluated cell. Harmful prompts are in no row.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softguard.evaluation.results import EvaluationSummary, MetricValue
+from softguard.recipes.answers import FOLDER
+from softguard.recipes.study_plan import Cell
+from softguard.runs import RunDir
+
+Row = dict[str, Any]
+FREE = ("training.learning_rate", "training.seed")
+"""What a method is chosen over, and what is only chance."""
+
+
+def collect(study: str, cells: Sequence[Cell], out: Path) -> list[Row]:
+    """Return a row for each cell that has ended and, once a cell is evaluated, for each system that all cells share."""
+    rows, shared = [], []
+    for cell in cells:
+        folder, failure = out / "cells" / cell.name, out / "failures" / f"{cell.name}.json"
+        row: Row = {"study": study, **describe(cell)}
+        if failure.exists():
+            error = json.loads(failure.read_text(encoding="utf-8"))["error"]
+            rows.append({**row, "status": "failed", "error": error})
+            continue
+        stages = RunDir(folder).stages()
+        if "train" not in stages:
+            continue
+        point = json.loads((folder / "operating_point.json").read_text(encoding="utf-8"))
+        row |= {"status": "done", "best_step": point["best_step"], "num_parameters": point["num_parameters"]}
+        row |= {"training_seconds": point["training_seconds"], "validation": point["validation"], "metrics": {}}
+        if "evaluate" in stages:
+            summary = EvaluationSummary.model_validate_json((folder / FOLDER / "summary.json").read_text(encoding="utf-8"))
+            student = summary.system("student")
+            row["metrics"] = with_intervals(student.metrics) if student else {}
+            shared = shared or [
+                {"study": study, "method": s.system, "status": "done", "metrics": with_intervals(s.metrics)}
+                for s in summary.systems
+                if s.system != "student"
+            ]
+        rows.append(row)
+    mark_chosen(rows)
+    return [*shared, *rows]
+
+
+def describe(cell: Cell) -> Row:
+    """Return what a cell is: method, objective, adapter, seed, settings that the grid chose, config hash."""
+    config = cell.config
+    told = [f"{k.rpartition('.')[2]}={_plain(v)}" for k, v in cell.settings.items() if k not in FREE and not k.endswith(".kind")]
+    return {
+        "method": " ".join([config.objective.kind, config.adapter.kind, *told]),
+        "objective": config.objective.kind,
+        "adapter": config.adapter.kind,
+        "seed": config.training.seed,
+        "learning_rate": config.training.learning_rate,
+        "cell": cell.name,
+        "config_sha256": cell.config_sha256,
+    }
+
+
+def mark_chosen(rows: Sequence[Row]) -> None:
+    """Say of each cell that ended well whether its method's learning rate was chosen by validation (`chosen`)."""
+    scores: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        if row["status"] == "done":
+            by_rate = scores.setdefault(row["method"], {})
+            by_rate.setdefault(row["learning_rate"], []).append(row["validation"]["score"])
+    for row in rows:
+        if row["status"] == "done":
+            means = {rate: sum(found) / len(found) for rate, found in scores[row["method"]].items()}
+            row["chosen"] = row["learning_rate"] == max(means, key=lambda rate: means[rate])
+
+
+def chosen(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Cell]:
+    """Return the cells whose test split is read."""
+    names = {row["cell"] for row in rows if row.get("chosen")}
+    return [cell for cell in cells if cell.name in names]
+
+
+def with_intervals(metrics: Mapping[str, MetricValue]) -> dict[str, dict[str, Any]]:
+    """Return value, 95 % interval and denominator of each metric."""
+    return {name: {"value": m.value, "low": m.low, "high": m.high, "n": m.n, "unit": m.unit} for name, m in metrics.items()}
+
+
+def _plain(value: Any) -> str:
+    """Return a setting's value in a word: a placement as front:24+after_user:8."""
+    if isinstance(value, list) and value and all(isinstance(v, dict) and "slot" in v for v in value):
+        return "+".join(f"{v['slot']}:{v['count']}" for v in value)
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)

@@ -1,0 +1,124 @@
+"""The studies of methods: their grids are whole, their rows are those of the runs, what is chosen is chosen by validation."""
+
+import json
+
+import pytest
+
+from benchmarks.methods import __main__ as methods
+from benchmarks.methods.rows import chosen, collect, mark_chosen
+from softguard.adapters import ADAPTERS
+from softguard.evaluation.results import EvaluationSummary, MetricValue, SystemResult
+from softguard.objectives import OBJECTIVES
+from softguard.recipes import study as studying
+from softguard.recipes.config import on_this_machine, resolved
+from softguard.recipes.study_plan import load_study
+from softguard.runs import RunDir
+
+CELLS = {name: load_study(path) for name, path in methods.studies().items()}
+
+
+def test_every_objective_and_every_adapter_has_its_cells():
+    assert set(CELLS) == {"1-objectives", "1-on-policy", "2-adapters", "3-size", "4-placement", "5-seeds", "6-gemma"}
+    first = [c for name in ("1-objectives", "1-on-policy") for c in CELLS[name]]
+    assert {c.config.objective.kind for c in first} == set(OBJECTIVES)
+    for kind in OBJECTIVES:
+        assert len({c.config.training.learning_rate for c in first if c.config.objective.kind == kind}) >= 4
+    assert len({c.config.training.steps for c in first}) == 1
+    assert {c.config.adapter.kind for c in CELLS["2-adapters"]} == set(ADAPTERS)
+    assert {c.config.adapter.num_virtual_tokens for c in CELLS["3-size"]} == {4, 10, 32, 100}
+    places = [dict(c.config.adapter.layout) for c in CELLS["4-placement"]]
+    assert {slot for place in places for slot in place} == {"front", "system", "after_user"}
+    assert {c.config.adapter.initialisation for c in CELLS["4-placement"]} == {"text", "vocabulary_sample", "random"}
+    assert {c.config.training.seed for c in CELLS["5-seeds"]} == {0, 1, 2}
+    readme = (methods.HERE / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` | {len(cells)} |" in readme for name, cells in CELLS.items())
+
+
+def figures(value):
+    return {"refusal_auc": MetricValue(value=value, low=value - 0.1, high=value + 0.1, n=9, unit="auc")}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Runs that train nothing: validation likes 0.02 best and fails at 0.06; the test split would like another."""
+
+    def distill(config, folder, data_dir, report):
+        rate = config.training.learning_rate
+        if rate == 0.06:
+            raise ArithmeticError("too fast")
+        run = RunDir.create(folder, resolved(on_this_machine(config)))
+        found = {"auc": 0.5 + rate, "drift": 0.1, "score": 0.4 + rate}
+        point = {"best_step": 20, "num_parameters": 7, "threshold": 0.5, "training_seconds": 2.0, "validation": found}
+        run.write_text("operating_point.json", json.dumps(point))
+        run.finish_stage("train")
+
+    def evaluate(folder, report):
+        run = RunDir.open(folder)
+        measured = {"base": 0.5, "system_prompt": 0.6, "student": 0.8}
+        systems = [SystemResult(system=s, metrics=figures(v)) for s, v in measured.items()]
+        run.write_text("evaluations/test/summary.json", EvaluationSummary(suite="test", systems=systems).model_dump_json())
+        run.finish_stage("evaluate")
+
+    monkeypatch.setattr(studying, "distill", distill)
+    monkeypatch.setattr(studying, "evaluate", evaluate)
+
+
+def test_a_study_reads_the_test_split_of_what_validation_chose(trained, tmp_path):
+    pytest.importorskip("pyarrow")
+    rows = methods.run("1-objectives", tmp_path / "runs", None, tmp_path / "results")
+    assert rows == methods.committed(tmp_path / "results")
+    assert (tmp_path / "results" / "1-objectives.parquet").is_file()
+    assert [r["method"] for r in rows[:2]] == ["base", "system_prompt"]
+    cells = rows[2:]
+    assert len(cells) == 44
+    assert {r["error"][:25] for r in cells if r["status"] == "failed"} == {"ArithmeticError: too fast"}
+    taken = [r for r in cells if r.get("chosen")]
+    assert {r["learning_rate"] for r in taken} == {0.02}
+    assert len(taken) == 11
+    assert all(bool(r["metrics"]) == r["chosen"] for r in cells if r["status"] == "done")
+    best = taken[0]
+    interval = {"low": pytest.approx(0.7), "high": pytest.approx(0.9)}
+    assert best["metrics"]["refusal_auc"] == {"value": 0.8, **interval, "n": 9, "unit": "auc"}
+    assert [best[key] for key in ("objective", "adapter", "seed")] == ["tv_disp", "soft_prompt", 0]
+    assert best["method"] == "tv_disp soft_prompt"
+    assert best["config_sha256"].startswith(best["cell"])
+    assert best["num_parameters"] == 7
+
+
+def test_a_rate_is_chosen_by_the_mean_of_its_seeds():
+    rows = [
+        {"method": "m", "status": "done", "learning_rate": rate, "validation": {"score": score}}
+        for rate, score in ((0.1, 0.9), (0.1, 0.1), (0.2, 0.6), (0.2, 0.6))
+    ]
+    mark_chosen(rows)
+    assert [r["chosen"] for r in rows] == [False, False, True, True]
+
+
+def test_a_cell_again_stands_beside_its_committed_row(trained, tmp_path):
+    pytest.importorskip("pyarrow")
+    cells = load_study(methods.studies()["5-seeds"])
+    studying.run_study(cells, tmp_path / "runs", None, lambda *given: None, with_test=False)
+    rows = collect("5-seeds", cells, tmp_path / "runs")
+    assert len(chosen(cells, rows)) == 6
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "5-seeds.json").write_text(json.dumps(rows))
+    before, again = methods.rerun(cells[0].name, None, tmp_path / "results")
+    assert (before["cell"], again["cell"]) == (cells[0].name, cells[0].name)
+    assert again["again"]
+    assert again["metrics"]["refusal_auc"]["value"] == 0.8
+    assert not before["metrics"]
+
+
+def test_the_command_prints_rows_and_says_what_is_wrong(monkeypatch, tmp_path, capsys):
+    rows = [{"study": "5-seeds", "method": "m", "status": "done", "chosen": True, "learning_rate": 0.1, "metrics": {}}]
+    monkeypatch.setattr(methods, "committed", lambda *given: rows)
+    assert methods.main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == rows
+    assert methods.main([]) == 0
+    assert "5-seeds" in capsys.readouterr().out
+    monkeypatch.setattr(methods, "committed", lambda *given: [])
+    assert methods.main(["--json"]) == 0
+    assert "no study has been run" in capsys.readouterr().err
+    for wrong in (["--run", "absent"], ["--rerun", "zz"]):
+        assert methods.main(wrong) == 2
+        assert "expected" in capsys.readouterr().err
