@@ -6,7 +6,8 @@ from typing import Any
 
 from softguard.core.files import write_atomically
 from softguard.errors import RunError
-from softguard.evaluation.results import EvaluationSummary, SystemResult
+from softguard.evaluation.correction import corrected
+from softguard.evaluation.results import Difference, EvaluationSummary, SystemResult
 from softguard.recipes.answers import FOLDER
 from softguard.recipes.suites import summaries_of
 from softguard.reports import render_html, write_plots
@@ -65,7 +66,8 @@ def compare_runs(paths: Sequence[Path]) -> EvaluationSummary:
 def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]:
     """Return folder and summary of each measurement of a suite that every run has: shared systems once, then each run's student.
 
-    Measurements are the same where their folders' names are: the hash names prompts, wrappers, judges and models.
+    Measurements are the same where their folders' names are: the hash names prompts, wrappers, judges and models. Each student's
+    tests against the shared systems come along, corrected over the suites by Holm.
     """
     paths = list(dict.fromkeys(paths))
     found = {path: dict(summaries_of(RunDir.open(path))) for path in paths}
@@ -73,14 +75,16 @@ def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]
     out = []
     for folder in shared:
         first = found[paths[0]][folder]
-        rows = [s for s in first.systems if s.system != "student"]
+        rows, differences = [s for s in first.systems if s.system != "student"], list[Difference]()
         for path, name in zip(paths, _names(paths), strict=True):
             student = found[path][folder].system("student")
             if student is not None:
                 rows.append(student.model_copy(update={"system": f"student:{name}", "label": f"{student.title} {name}"}))
+            own = [d for d in found[path][folder].differences if d.system == "student"]
+            differences += [d.model_copy(update={"system": f"student:{name}"}) for d in own]
         limits = [x for x in first.limits if not x.startswith("Power")]
-        out.append((folder, EvaluationSummary(suite=first.suite, systems=rows, limits=limits)))
-    return out
+        out.append((folder, EvaluationSummary(suite=first.suite, systems=rows, differences=differences, limits=limits)))
+    return list(zip([folder for folder, _ in out], corrected([s for _, s in out]), strict=True))
 
 
 def write_comparison(summary: EvaluationSummary, suites: Sequence[tuple[str, EvaluationSummary]], out: Path) -> None:
