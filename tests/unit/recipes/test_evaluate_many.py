@@ -88,7 +88,7 @@ def test_runs_are_measured_and_a_broken_one_is_told(runs, ray, workers):
     ((_, a),), ((_, b),) = summaries_of(RunDir.open(first)), summaries_of(RunDir.open(second))
     assert a.system("base") == b.system("base")
     assert (a.system("student").metrics["refusal_rate"].value, b.system("student").metrics["refusal_rate"].value) == (1, 0)
-    (_, compared), = compare_suites([first, second])
+    ((_, compared),) = compare_suites([first, second])
     tested = {(d.system, d.reference) for d in compared.differences if d.metric == "attack_success_rate"}
     assert {("student:a", "base"), ("student:b", "base")} <= tested
     assert all(d.p_holm is not None for d in compared.differences if d.p_value is not None)
