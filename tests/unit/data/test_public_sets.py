@@ -383,12 +383,13 @@ def test_github_s_copy_of_simple_safety_tests_has_another_column(folder: Path) -
 def test_the_500_jailbreaks_are_the_same_in_any_order(folder: Path) -> None:
     path = folder / "detect_jailbreak" / "dataset.parquet"
     prompts = [f"Jailbreak {i}" for i in range(510)]
+    chosen = []
     for ordered in (prompts, prompts[::-1]):
         pyarrow.parquet.write_table(pyarrow.table({"prompt": ordered, "is_jailbreak": [True] * len(ordered)}), path)
         rows = load_prompts("detect_jailbreak", folder)
-        assert len(rows) == len({r.prompt for r in rows}) == 500
-        chosen = {r.prompt for r in rows} if ordered is prompts else chosen
-    assert {r.prompt for r in rows} == chosen
+        assert len(rows) == len({r.id for r in rows}) == 500
+        chosen.append([r.prompt for r in rows])
+    assert chosen[0] == chosen[1]
 
 
 def test_a_gated_home_says_what_to_do(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
