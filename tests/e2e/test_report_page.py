@@ -38,7 +38,8 @@ def evaluated(folder: Path) -> RunDir:
         for s in summary.systems
     }
     systems = [
-        s.model_copy(update={"metrics": {**dict.fromkeys(NEWER, s.metrics["refusal_rate"]), **s.metrics}}) for s in summary.systems
+        s.model_copy(update={"metrics": {**dict.fromkeys(NEWER, s.metrics["refusal_rate"]), **s.metrics}})
+        for s in summary.systems
     ]
     whole = summary.model_copy(update={"categories": categories(rows, replies), "systems": systems})
     run.write_text("evaluations/test/summary.json", whole.model_dump_json())

@@ -20,6 +20,8 @@ from tests.unit.data.public_files import AREAS, EXPECTED, FILES, binary_files
 
 URLOPEN = urllib.request.urlopen
 PUBLIC = sorted(set(PROMPT_SETS) - {"softguard", "softguard_pairs", "softguard_tasks"})
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with every public set, small and harmless; nothing can be fetched."""
