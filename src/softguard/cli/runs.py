@@ -70,7 +70,7 @@ def distill(
         recipe.distill(chosen, out_dir, data_dir, stages)
     together.leave()
     if together.is_main:
-        evaluate(out_dir)
+        evaluate([out_dir])
 
 
 def calibrate(
