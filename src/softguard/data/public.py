@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from softguard.data.fetching import RemoteFile
 from softguard.data.prompt import Label, PromptRow, Split, mentions_minors
-from softguard.errors import DataError
+from softguard.errors import DataError, MissingDataError
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def read_rows(file: PublicFile, data_dir: Path | None, pick: Callable[[Any], Ite
     """Return what `pick` makes of the rows of a file: dicts, or the lines of a `.txt`.
 
     Raises:
-        DataError: the file is nowhere, unreadable, not of its form, or has nothing to pick.
+        DataError: the file is nowhere (`MissingDataError`), unreadable, not of its form, or has nothing to pick.
     """
     path = find_file(file, data_dir)
     picked: list[T] = []
@@ -77,6 +77,8 @@ def read_rows(file: PublicFile, data_dir: Path | None, pick: Callable[[Any], Ite
             good += 1
         if not picked:
             raise ValueError("no prompt")
+    except MissingDataError:
+        raise
     except (
         OSError,
         EOFError,
@@ -110,7 +112,8 @@ def find_file(file: PublicFile, data_dir: Path | None) -> Path:
     """Return the path of a public set's file: in the folder, else fetched.
 
     Raises:
-        DataError: the folder does not exist, or the file is in neither place.
+        DataError: the folder does not exist.
+        MissingDataError: the file is in neither place.
     """
     found = "no folder of public sets named"
     if data_dir is not None:
@@ -126,10 +129,13 @@ def find_file(file: PublicFile, data_dir: Path | None) -> Path:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             found += f", and {file.remote.address} could not be fetched ({reason})"
     todo = f"download it, save it as FOLDER/{file.path}, and name FOLDER with --data-dir or SOFTGUARD_DATA"
-    raise DataError(f"{file.path}, {file.form}, from {file.home}", found, todo)
+    raise MissingDataError(f"{file.path}, {file.form}, from {file.home}", found, todo)
 
 
 def _rows(path: Path) -> Iterator[Any]:
+    if path.suffix == ".parquet":
+        yield from _parquet(path)
+        return
     packed = path.suffix == ".gz"
     text = (gzip.decompress(path.read_bytes()) if packed else path.read_bytes()).decode("utf-8-sig")
     path = path.with_suffix("") if packed else path
@@ -141,3 +147,12 @@ def _rows(path: Path) -> Iterator[Any]:
     else:
         lines = (line for line in text.split("\n") if line.strip())
         yield from lines if path.suffix == ".txt" else map(json.loads, lines)
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingDataError("pyarrow, to read Parquet", "not installed", "run `pip install pyarrow`") from error
+    rows: list[dict[str, Any]] = ParquetFile(path).read().to_pylist()
+    return rows

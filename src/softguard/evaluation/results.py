@@ -141,6 +141,25 @@ METRICS: Mapping[str, MetricInfo] = {
         definition="Mean KL(base, system) per token over the base model's answers to benign prompts and to the look-alikes that "
         "the system answers by its own threshold.",
     ),
+    "benign_drift_tv": MetricInfo(
+        label="Drift on benign (TV)",
+        unit="rate",
+        better="lower",
+        definition="Mean total variation per token from the base model's next-token distributions, along the same answers.",
+    ),
+    "benign_exact_match": MetricInfo(
+        label="Same answer as the base",
+        unit="rate",
+        better="higher",
+        definition="Share of the same prompts whose greedy answer is the base model's, character by character.",
+    ),
+    "benign_length_ratio": MetricInfo(
+        label="Length against the base",
+        unit="times",
+        better=None,
+        definition="Mean ratio of an answer's tokens to those of the base model's, over the same prompts less those that are "
+        "refused; answers that both are cut hide a difference.",
+    ),
     "added_parameters": MetricInfo(
         label="Added parameters",
         unit="count",

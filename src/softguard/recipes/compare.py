@@ -1,12 +1,16 @@
 """`compare`: the students of several runs beside the systems that they share; what they do not share is said."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from softguard.core.files import write_atomically
 from softguard.errors import ConfigError, RunError
-from softguard.evaluation.results import EvaluationSummary, SystemResult
+from softguard.evaluation.agreement import judge_agreement
+from softguard.evaluation.correction import corrected
+from softguard.evaluation.results import Difference, EvaluationSummary, JudgeAgreement, SystemResult
+from softguard.evaluation.scores import HARM
 from softguard.recipes.answers import FOLDER
 from softguard.recipes.study import read_table
 from softguard.recipes.suites import summaries_of
@@ -87,7 +91,9 @@ def study_rows(paths: Sequence[Path]) -> list[dict[str, Any]] | None:
 def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]:
     """Return folder and summary of each measurement of a suite that every run has: shared systems once, then each run's student.
 
-    Measurements are the same where their folders' names are: the hash names prompts, wrappers, judges and models.
+    Measurements are the same where their folders' names are: the hash names prompts, wrappers, judges and models. Each student's
+    tests against the shared systems come along, corrected over the suites by Holm, and its rates by category; the agreement of
+    judges is that on the answers of all.
     """
     paths = list(dict.fromkeys(paths))
     found = {path: dict(summaries_of(RunDir.open(path))) for path in paths}
@@ -95,14 +101,44 @@ def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]
     out = []
     for folder in shared:
         first = found[paths[0]][folder]
-        rows = [s for s in first.systems if s.system != "student"]
+        rows, differences = [s for s in first.systems if s.system != "student"], list[Difference]()
+        categories = [c for c in first.categories if c.system != "student"]
         for path, name in zip(paths, _names(paths), strict=True):
             student = found[path][folder].system("student")
             if student is not None:
                 rows.append(student.model_copy(update={"system": f"student:{name}", "label": f"{student.title} {name}"}))
-        limits = [x for x in first.limits if not x.startswith("Power")]
-        out.append((folder, EvaluationSummary(suite=first.suite, systems=rows, limits=limits)))
-    return out
+            renamed = {"system": f"student:{name}"}
+            own = found[path][folder]
+            differences += [d.model_copy(update=renamed) for d in own.differences if d.system == "student"]
+            categories += [c.model_copy(update=renamed) for c in own.categories if c.system == "student"]
+        compared = EvaluationSummary(
+            suite=first.suite,
+            systems=rows,
+            differences=differences,
+            agreement=_agreement([path / "evaluations" / folder / "samples.jsonl" for path in paths]),
+            categories=categories,
+            limits=[x for x in first.limits if not x.startswith("Power")],
+        )
+        out.append((folder, compared))
+    return list(zip([folder for folder, _ in out], corrected([s for _, s in out]), strict=True))
+
+
+def _agreement(files: Sequence[Path]) -> list[JudgeAgreement]:
+    """Return how far judges agree on the answers of all runs, those of shared systems once; empty where answers are not kept."""
+    if not all(file.exists() for file in files):
+        return []
+    harms: list[dict[str, float | None]] = []
+    prompts: list[str] = []
+    for k, file in enumerate(files):
+        for line in map(json.loads, filter(None, file.read_text(encoding="utf-8").split("\n"))):
+            if line.get("harm") and (k == 0 or line["system"] == "student"):
+                harms.append(line["harm"])
+                prompts.append(line["id"])
+    judges = list(harms[0]) if harms else []
+    if len(judges) < 2:
+        return []
+    said = {j: [float("nan") if (harm := of[j]) is None else float(harm >= HARM) for of in harms] for j in judges}
+    return judge_agreement(said, 0, prompts)
 
 
 def write_comparison(summary: EvaluationSummary, suites: Sequence[tuple[str, EvaluationSummary]], out: Path) -> None:

@@ -69,7 +69,8 @@ def evaluate(path: Path, report: Report) -> EvaluationSummary:
     results, curves = [], {}
     for system in systems:
         values = rates(rows, replies[system.name], p_safe)
-        values["benign_drift"] = drift[system.name]
+        values |= drift[system.name]
+        values["truncated_rate"] = metrics.rate_of([float(r.truncated) for r in replies[system.name]])
         values |= added_costs(system, lm, teacher.guard, rows, settings.max_new_tokens)
         results.append(SystemResult(system=system.name, label=LABELS[system.name], metrics=values))
         s = {label: [x.refusal_log_odds for x in _of(rows, replies[system.name], label)] for label in _PROMPT_LABELS}

@@ -9,7 +9,6 @@ teacher runs first and fills the cache for the others. Ray does the scheduling; 
 """
 
 import json
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from softguard.recipes.cluster import Cluster
 from softguard.recipes.config import on_this_machine, resolved, validate_config
 from softguard.recipes.distill import Report, distill
 from softguard.recipes.evaluate import evaluate
+from softguard.recipes.ray_tasks import on_ray, what_went_wrong
 from softguard.recipes.study_plan import Cell
 from softguard.runs import RunDir
 
@@ -144,8 +144,7 @@ def run_cell(config: Mapping[str, Any], run: str, data_dir: str | None, with_tes
         if with_test:
             evaluate(folder, report)
     except Exception as error:  # a cell may fail in any way; the study goes on, and the table says what it was
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        return what_went_wrong(error)
     return ""
 
 
@@ -162,24 +161,15 @@ def _run_on_ray(
     cells: Sequence[Cell], out: Path, data_dir: Path | None, with_test: bool, cluster: Cluster
 ) -> Iterator[tuple[Cell, str]]:
     """Yield each cell with its error as it ends."""
-    if not cells:
-        return
-    ray, threads = cluster.connect(), cluster.threads
-    task = ray.remote(num_cpus=threads, max_retries=0)(_run_quietly)
+    threads = cluster.threads
     folder = None if data_dir is None else str(data_dir.absolute())
-    waiting: dict[Any, Cell] = {}
+    arguments, by_name = {}, {c.name: c for c in cells}
     for cell in cells:
         model = cell.config.model
         config = cell.config.model_copy(update={"model": model.model_copy(update={"threads": model.threads or threads})})
-        run = str((out / "cells" / cell.name).absolute())
-        waiting[task.remote(resolved(config), run, folder, with_test)] = cell
-    while waiting:
-        done, _ = ray.wait(list(waiting), num_returns=1)
-        cell = waiting.pop(done[0])
-        try:
-            yield cell, str(ray.get(done[0]))
-        except ray.exceptions.RayError as error:  # the process died: out of memory, a lost node
-            yield cell, f"{type(error).__name__}: {str(error)[:300]}"
+        arguments[cell.name] = (resolved(config), str((out / "cells" / cell.name).absolute()), folder, with_test)
+    for name, error in on_ray(_run_quietly, arguments, cluster):
+        yield by_name[name], error
 
 
 def _run_quietly(config: Mapping[str, Any], run: str, data_dir: str | None, with_test: bool) -> str:

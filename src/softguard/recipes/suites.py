@@ -20,7 +20,7 @@ from softguard.evaluation.harness import HarnessSuite, harness_version
 from softguard.evaluation.judges import Answered, Judge, load_judge
 from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.evaluation.scores import kind_of, said
-from softguard.evaluation.suites import SUITES, suites_named
+from softguard.evaluation.suites import SUITES, suites_at_hand, suites_named
 from softguard.evaluation.wrappers import PLAIN, WRAPPERS, Wrap, wrappers_named
 from softguard.guards import load_guard
 from softguard.recipes.answers import guarding
@@ -44,28 +44,33 @@ SCHEMA = 1
 def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, report: Report) -> list[EvaluationSummary]:
     """Measure the run at `path` on suites, write `evaluations/SUITE-HASH/{samples.jsonl,summary.json}`, return the summaries.
 
-    What is done already is read, not done again.
+    What is done already is read, not done again. A suite that is asked for by its group and is nowhere to be had is left out, and
+    the last summary's limits say so: not everybody has access to all of them.
 
     Raises:
         ConfigError: see `SuiteRequest.checked`; or a suite that lm-evaluation-harness grades, and that is not installed.
-        DataError: a suite that is nowhere to be had.
+        DataError: a suite that is asked for by name and nowhere to be had, or all of a group.
     """
     request = request.checked()
     if any(SUITES.get(n).task for n in suites_named(request.suites)):
         harness_version()  # nothing is loaded for what cannot be graded
     folder = data_folder(data_dir)
+    had, lacking = suites_at_hand(request.suites, folder)
     loaded = load_run(path)
-    seed = loaded.config.data.seed
-    chosen = {n: _chosen(SUITES.get(n).load(folder), request, seed) for n in suites_named(request.suites)}
+    chosen = {name: _chosen(rows, request, loaded.config.data.seed) for name, rows in had.items()}
     names = [j.strip() for j in request.judges.split(",") if j.strip()] or default_judges(loaded.config.teacher.guard)
     parts = _Parts.of(loaded, request, [load_judge(name) for name in dict.fromkeys(names)])
     wraps = {name: WRAPPERS.get(name).make(folder) for name in wrappers_named(request.wrappers)}
-    return [
+    summaries = [
         _usefulness(parts, name, rows, request, folder, report)
         if SUITES.get(name).task
         else _suite(parts, name, rows, wraps, request, report)
         for name, rows in chosen.items()
     ]
+    if lacking:
+        note = f"Left out, since their prompts are nowhere to be had here: {', '.join(lacking)}."
+        summaries[-1] = summaries[-1].model_copy(update={"limits": [*summaries[-1].limits, note]})
+    return summaries
 
 
 @dataclass(frozen=True)

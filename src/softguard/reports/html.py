@@ -25,6 +25,8 @@ from softguard.reports.wording import HARMLESS_LABELS, cell, difference, directi
 from softguard.runs import RunDir
 
 REPORT_NAME = "report.html"
+COLUMNS = 9
+"""Figures in one table at most: more would not fit a window of 1280 pixels."""
 MAX_SHOWN_CHARACTERS = 800
 """Longer sample texts are cut, and say so."""
 
@@ -54,6 +56,7 @@ def render_html(
         summary=summary,
         verdict=verdict(summary),
         names=summary.metric_names(),
+        columns=COLUMNS,
         plots=_inline(own_plots(summary, metrics_rows)),
         bars=_inline(category_bars(summary)),
         samples=shown_samples(summary, show_harmful),

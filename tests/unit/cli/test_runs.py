@@ -81,7 +81,7 @@ def test_what_compared_runs_do_not_share_is_shown(monkeypatch, capsys, tmp_path)
 )
 def test_what_evaluate_cannot_do_is_said_before_anything_is_loaded(options, said, tmp_path):
     with pytest.raises(ConfigError, match=said):
-        runs.evaluate(tmp_path / "no run", **options)
+        runs.evaluate([tmp_path / "no run"], **options)
 
 
 def test_evaluate_shows_suites_with_their_tests_and_limits(monkeypatch, capsys, tmp_path):
@@ -106,7 +106,7 @@ def test_evaluate_shows_suites_with_their_tests_and_limits(monkeypatch, capsys, 
     monkeypatch.setattr("softguard.recipes.suites.evaluate_suites", lambda run, request, data_dir, report: [summary])
     opened = SimpleNamespace(config={"model": {"name": "tiny"}, "teacher": {"guard": "keyword"}}, stages=lambda: ["train"])
     monkeypatch.setattr("softguard.runs.RunDir.open", lambda path: opened)
-    runs.evaluate(tmp_path, suite="xstest")
+    runs.evaluate([tmp_path], suite="xstest")
     shown = capsys.readouterr()
     for text in (
         "Attack success, base64",

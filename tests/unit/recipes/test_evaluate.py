@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from softguard.adapters import SoftPrompt
 from softguard.core import Reply
@@ -24,6 +25,7 @@ from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
 from tests.fakes import KeywordGuard, tiny_model
 
+DRIFTS = ("benign_drift_tv", "benign_exact_match", "benign_length_ratio")
 LAYOUT = [{"slot": "front", "count": 12}, {"slot": "after_user", "count": 4}]
 ROWS = [
     PromptRow(f"{label}{i}", f"{word} {i}", label, "softguard", topic=f"t{i // 2}")
@@ -66,6 +68,13 @@ def test_the_base_is_loaded_once_and_what_is_unknown_is_no_zero(run):
     assert guarded["benign_drift"].value == 0  # this guard is certain that the benign answers are safe
     assert base["benign_drift"].value == 0
     assert student["benign_drift"].value is not None
+    assert [base[n].value for n in DRIFTS] == [0, 1, 1]
+    assert [guarded[n].value for n in DRIFTS] == [0, 1, 1]
+    assert student["benign_exact_match"].value == 0  # it refuses all
+    assert student["benign_length_ratio"].value is None
+    assert "answers none" in student["benign_length_ratio"].note
+    assert base["truncated_rate"].n == student["truncated_rate"].n == len(ROWS)
+    assert student["truncated_rate"].value == 0
     for name in ("added_parameters", "added_memory_mib", "extra_compute"):
         assert guarded[name].value is None  # this guard does not say how large it is
         assert student[name].value > 0
@@ -74,6 +83,36 @@ def test_the_base_is_loaded_once_and_what_is_unknown_is_no_zero(run):
     assert harmful.answers["student"].endswith("a refusal]")
     assert evaluating.evaluate(path, silent) == summary
     assert len(loads) == 1  # a finished evaluation needs no model
+
+
+def test_drift_in_both_measures_and_in_answers(run):
+    """Per token TV^2 <= KL / 2 (Pinsker), hence of the means; whoever answers is compared answer by answer."""
+    path, _ = run
+    RunDir(path).write_text("operating_point.json", json.dumps({"threshold": 1e9}))
+    RunDir(path).finish_stage("train")
+    student = evaluating.evaluate(path, silent).system("student").metrics
+    kl, tv, same = (student[n] for n in ("benign_drift", "benign_drift_tv", "benign_exact_match"))
+    assert 0 < tv.value <= math.sqrt(kl.value / 2) + 1e-6
+    assert tv.n == kl.n == same.n == student["benign_length_ratio"].n == 8  # benign prompts and look-alikes
+    said = [[json.loads(x)["text"] for x in (path / FOLDER / f"{n}.jsonl").read_text().splitlines()] for n in ("student", "base")]
+    pairs = [(a, b) for r, a, b in zip(ROWS, *said, strict=True) if r.label != "harmful"]
+    assert same.value == sum(a == b for a, b in pairs) / len(pairs)
+    assert student["benign_length_ratio"].unit == "times"
+
+
+def test_the_same_states_have_no_drift():
+    lm = tiny_model()
+    states = torch.randn(5, lm.output_head.weight.shape[1])
+    other = torch.randn(5, states.shape[1])
+    assert drift.mean_tv(lm, states, states) == drift.mean_kl(lm, states, states) == 0
+    p, q = (torch.softmax(lm.head(x).double(), -1) for x in (states, other))
+    assert drift.mean_tv(lm, states, other) == pytest.approx(float((p - q).abs().sum(-1).mean() / 2), abs=1e-5)
+
+
+def test_an_answer_that_nobody_gave_is_no_mismatch():
+    assert math.isnan(drift.same_answer(Reply("", 0.0, ungraded="too long"), Reply("A", 0.0)))
+    assert drift.same_answer(Reply("A", 1.0), Reply("A", 0.0)) == 1
+    assert drift.same_answer(Reply("A.", 0.0), Reply("A", 0.0)) == 0
 
 
 def test_a_run_is_loaded_onto_the_models_device(run, monkeypatch):

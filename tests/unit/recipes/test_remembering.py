@@ -3,11 +3,12 @@
 import json
 
 import pytest
+import torch
 
-from softguard.core import Conversation, Verdict
+from softguard.core import Conversation, Reply, ReplySettings, Verdict
 from softguard.evaluation.judgement import Judgement
 from softguard.evaluation.judges import Answered
-from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements
+from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements, remembered_replies
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +88,33 @@ def test_a_lines_end_within_an_answer_does_not_cut_it():
     store = Store("answers", "x")
     store.add({"k": "one\u2028two\x85three"})
     assert json.dumps(Store("answers", "x")["k"]) == json.dumps("one\u2028two\x85three")
+
+
+class Cramped:
+    """A system with memory for few prompts at a time."""
+
+    context = None
+
+    def __init__(self, room):
+        self.room, self.batches = room, []
+
+    def prompt_length(self, conversation):
+        return len(conversation.messages[-1].content)
+
+    def respond(self, conversations, ids, settings, progress=None):
+        if len(conversations) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.batches.append(len(conversations))
+        return [Reply(c.messages[-1].content.upper(), 0.0) for c in conversations]
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost():
+    asked = [Conversation.from_prompt(f"prompt {i:02}") for i in range(21)]
+    system, seen = Cramped(6), []
+    replies = remembered_replies(system, Store("answers", "cramped"), asked, ReplySettings(4), lambda *done: seen.append(done))
+    assert [r.text for r in replies] == [f"PROMPT {i:02}" for i in range(21)]
+    assert system.batches == [5, 5, 5, 5, 1]  # 21, 10, then what fits, and no large one is tried again
+    assert seen[0] == (0, 21)
+    with pytest.raises(torch.OutOfMemoryError):
+        remembered_replies(Cramped(0), Store("answers", "none"), asked, ReplySettings(4))
+    assert all(digest(c.to_dicts()) in Store("answers", "cramped") for c in asked)

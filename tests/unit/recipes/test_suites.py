@@ -236,6 +236,11 @@ def test_suites_are_in_the_report_and_in_compare(make, data):
     assert [s.system for s in compared[0][1].systems] == ["base", "guarded", "system_prompt", "student:a", "student:b"]
     values = [s.metrics["refusal_rate"].value for s in compared[0][1].systems[-2:]]
     assert values == [1, 0]
+    (agreed,) = compared[0][1].agreement
+    assert (agreed.first, agreed.second) == ("refusal", "keyword")
+    assert agreed.n == 5 * 2 * len(PROMPTS)  # shared systems once, both students, plain and prefilled
+    (alone,) = compare_suites([first])[0][1].agreement
+    assert alone == evaluate_suites(first, request, data, silent)[0].agreement[0]
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ To add one, add a file here that files a `Suite` under `SUITES.register("name")`
 `softguard.suites`. Must not import models or systems: a suite is prompts and what is known of them.
 """
 
-from softguard.evaluation.suites.suite import SUITES, Suite, suites_named
+from softguard.evaluation.suites.suite import SUITES, Suite, suites_at_hand, suites_named
 from softguard.registry import discover
 
 discover(__name__, list(__path__))
 
-__all__ = ["SUITES", "Suite", "suites_named"]
+__all__ = ["SUITES", "Suite", "suites_at_hand", "suites_named"]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from softguard.data import PromptRow
-from softguard.errors import ConfigError
+from softguard.errors import ConfigError, MissingDataError
 from softguard.evaluation.suites.harness_task import HarnessTask
 from softguard.registry import Registry
 
-Group = Literal["safety", "over-refusal", "usefulness", "usefulness-full"]
+Group = Literal["safety", "over-refusal", "usefulness", "safety-full", "usefulness-full"]
 
 
 def each_its_own(row: PromptRow) -> str:
@@ -70,3 +70,26 @@ def suites_named(given: str) -> list[str]:
     if not names:
         raise ConfigError("a suite or a group of suites", repr(given), f"choose among {', '.join((*get_args(Group), *SUITES))}")
     return list(names)
+
+
+def suites_at_hand(given: str, data_dir: Path | None) -> tuple[dict[str, list[PromptRow]], list[str]]:
+    """Return the rows of the suites that a list means, by name, and the names of those of a group that are nowhere to be had.
+
+    Raises:
+        ConfigError: see `suites_named`.
+        DataError: a file that is not what it has to be.
+        MissingDataError: a suite that is named itself is nowhere to be had, or all of them.
+    """
+    by_name = {word.strip() for word in given.split(",")}
+    rows: dict[str, list[PromptRow]] = {}
+    lacking: dict[str, MissingDataError] = {}
+    for name in suites_named(given):
+        try:
+            rows[name] = SUITES.get(name).load(data_dir)
+        except MissingDataError as error:
+            if name in by_name:
+                raise
+            lacking[name] = error
+    if lacking and not rows:
+        raise next(iter(lacking.values()))
+    return rows, list(lacking)
