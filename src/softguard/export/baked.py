@@ -95,6 +95,7 @@ def baked_network(student: StudentModel, rows: BakedRows) -> Any:
     head = torch.cat([head, rows.silent.to(head).expand(len(student.names), -1)])
     if rows.refusal is not None:
         head = torch.cat([head, rows.refusal.head.to(head)[None]])
+        head[student.refusal_token] += rows.refusal.first_token.to(head)
     table = torch.cat([lm.embedding_weight, inputs])
     network.config = config
     network.config.tie_word_embeddings = False

@@ -12,7 +12,7 @@ import torch
 from softguard.core import Conversation
 from softguard.errors import CompatibilityError
 from softguard.export.chat_template import bake_template, check_template
-from softguard.export.gguf_baking import EMBEDDING, HEAD, bake_metadata, bake_tensors, check_tables, check_weights
+from softguard.export.gguf_baking import EMBEDDING, HEAD, RefusalRows, bake_metadata, bake_tensors, check_tables, check_weights
 from softguard.export.gguf_file import GGUFFile, write_gguf
 from softguard.export.protocol import EXPORTERS, Exported, StudentModel
 from softguard.export.quantised import Floats
@@ -48,8 +48,8 @@ class GGUFExporter:
         file = open_base(student)
         assert student.base is not None
         entry = rows.refusal
-        decision = None if entry is None else entry.head.cpu().numpy()
-        baked = bake_tensors(file, input_rows(student, rows), rows.silent.cpu().numpy(), decision)
+        outputs = None if entry is None else RefusalRows(student.refusal_token, _array(entry.first_token), _array(entry.head))
+        baked = bake_tensors(file, input_rows(student, rows), _array(rows.silent), outputs)
         refusal = None if entry is None else student.refusal_entry
         metadata = bake_metadata(file, student.names, refusal, _template(student), student.base_sha256)
         target = folder / f"{student.title}.gguf"
@@ -95,6 +95,11 @@ def input_rows(student: StudentModel, rows: BakedRows) -> Floats:
     scale = 1.0 if math.isclose(scale, 1.0, rel_tol=1e-3) else scale
     wanted = [student.virtual_tokens] if rows.refusal is None else [student.virtual_tokens, rows.refusal.embedding[None]]
     found: Floats = (torch.cat([w.detach().float().cpu() for w in wanted]) / scale).numpy()
+    return found
+
+
+def _array(row: torch.Tensor) -> Floats:
+    found: Floats = row.float().cpu().numpy()
     return found
 
 

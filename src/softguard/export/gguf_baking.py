@@ -12,13 +12,22 @@ from gguf.constants import GGUFValueType as ValueType
 
 from softguard.errors import CompatibilityError
 from softguard.export.gguf_file import GGUFFile, NewTensor, Tensor, Value
-from softguard.export.quantised import PRECISE, Floats, as_stored, decode, encodable, encode
+from softguard.export.quantised import PRECISE, Floats, as_stored, decode, decoded, encodable, encode
 
 EMBEDDING, HEAD, HEAD_BIAS = "token_embd.weight", "output.weight", "output.bias"
 TOKENS, TYPES, SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 NORMAL, CONTROL = 1, 3
 """llama.cpp's types: of a token whose text is shown and made by merges alone; of one that is parsed as one and never shown."""
 _OTHER_BASE = "name the GGUF of this run's base model with --base"
+
+
+@dataclass(frozen=True)
+class RefusalRows:
+    """What the refusal changes in the head: D added to the row of token `first`, and the row of its entry, D."""
+
+    first: int
+    added: Floats
+    entry: Floats
 
 
 @dataclass(frozen=True)
@@ -103,14 +112,14 @@ def bake_metadata(
     return metadata
 
 
-def bake_tensors(file: GGUFFile, inputs: Floats, silent: Floats, refusal: Floats | None) -> BakedTensors:
+def bake_tensors(file: GGUFFile, inputs: Floats, silent: Floats, refusal: RefusalRows | None) -> BakedTensors:
     """Return the tensors of the new file. A tied head becomes a tensor of its own, a copy of the embedding table as it was.
 
     Args:
         file: the base.
         inputs: rows of the embedding table for the virtual tokens and, last, for the refusal's entry where there is one.
         silent: the head row of a virtual token.
-        refusal: the head row of the refusal's entry, or None.
+        refusal: what the refusal changes in the head, or None.
 
     The embedding table keeps its type where that is precise enough for rows that were trained (`PRECISE`), else it becomes Q8_0:
     a row of 4 or 6 bits would not be the row that was learnt. The head keeps its type: nothing there needs precision.
@@ -118,14 +127,15 @@ def bake_tensors(file: GGUFFile, inputs: Floats, silent: Floats, refusal: Floats
     embedding = _appendable(file, EMBEDDING, PRECISE)
     tied = HEAD not in file.tensors
     head = _appendable(file, EMBEDDING if tied else HEAD, None)
-    last = {} if refusal is None else {"refusal": refusal}
+    last = {} if refusal is None else {"refusal": refusal.entry}
+    old = (head.raw,) if refusal is None else _with_row(head, refusal)
     silents = np.tile(silent, (len(inputs) - len(last), 1))
     outputs = np.concatenate([silents, *(row[None] for row in last.values())])
     rows = file.tensors[EMBEDDING].shape[1] + len(inputs)
     shape = (file.tensors[EMBEDDING].shape[0], rows)
     made = {
         EMBEDDING: NewTensor(EMBEDDING, shape, embedding.type, (embedding.raw, encode(inputs, embedding.type))),
-        HEAD: NewTensor(HEAD, shape, head.type, (head.raw, encode(outputs, head.type))),
+        HEAD: NewTensor(HEAD, shape, head.type, (*old, encode(outputs, head.type))),
     }
     tensors = [made.pop(t.name) if t.name in made else _copied(file, t) for t in file.tensors.values()]
     tensors += made.values()
@@ -139,6 +149,16 @@ class _Table:
 
     raw: np.ndarray
     type: Type
+
+    def rows(self, which: slice) -> Floats:
+        return decoded(self.raw[which], self.type)
+
+
+def _with_row(head: _Table, refusal: RefusalRows) -> tuple[np.ndarray, ...]:
+    """Return the bytes of a head with one row changed."""
+    at = refusal.first
+    row = head.rows(slice(at, at + 1)) + refusal.added
+    return head.raw[:at], encode(row, head.type), head.raw[at + 1 :]
 
 
 def _appendable(file: GGUFFile, name: str, kinds: tuple[Type, ...] | None) -> _Table:

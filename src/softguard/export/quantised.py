@@ -30,15 +30,11 @@ def decode(file: GGUFFile, name: str, rows: slice | NDArray[np.int64] = slice(No
         CompatibilityError: a type that the gguf package cannot decode.
     """
     tensor = file.tensors[name]
-    raw = np.ascontiguousarray(file.data(name)[rows])
     try:
-        if tensor.type in (Type.F32, Type.F16):
-            return raw.view(np.float32 if tensor.type == Type.F32 else np.float16).astype(np.float32)
-        found: Floats = dequantize(raw, tensor.type)
+        return decoded(file.data(name)[rows], tensor.type)
     except NotImplementedError as error:
         todo = "convert the base to another quantisation"
         raise CompatibilityError(f"a type of {name} that can be decoded", tensor.type.name, todo) from error
-    return found
 
 
 def encode(rows: Floats, kind: Type) -> NDArray[np.uint8]:
@@ -56,7 +52,12 @@ def encode(rows: Floats, kind: Type) -> NDArray[np.uint8]:
 
 def as_stored(rows: Floats, kind: Type) -> Floats:
     """Return rows as they come back from a type: what a runtime will compute with."""
-    raw = encode(rows, kind)
+    return decoded(encode(rows, kind), kind)
+
+
+def decoded(raw: NDArray[np.uint8], kind: Type) -> Floats:
+    """Return the numbers of rows in a type's bytes."""
+    raw = np.ascontiguousarray(raw)
     if kind in (Type.F32, Type.F16):
         return raw.view(np.float32 if kind == Type.F32 else np.float16).astype(np.float32)
     found: Floats = dequantize(raw, kind)

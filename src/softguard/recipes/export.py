@@ -196,16 +196,20 @@ def _verify(
     measured = student if rows else _without_threshold(student)
     entry = rows.refusal if rows else None
     stored = {k: torch.as_tensor(v) for k, v in exported.facts.get("stored_rows", {}).items()}
+    head = student.lm.output_head
     reference = checks.Reference(
-        measured, exported.first_virtual_id, len(model.names), None if entry is None else stored.get("refusal", entry.head)
+        measured,
+        exported.first_virtual_id,
+        len(model.names),
+        None if entry is None else stored.get("refusal", entry.head),
+        None if entry is None else entry.first_token,
     )
     if rows is not None and states is not None:
-        head = student.lm.output_head
         silent = stored.get("silent", rows.silent)
         found["speakability"] = asdict(speakability(head, states.all, states.all_logits, silent, len(model.names)))
-        if reference.refusal_row is not None:
-            largest = states.elsewhere_logits.largest
-            found["restraint"] = asdict(restraint(head, states.elsewhere, largest, reference.refusal_row))
+        if reference.refusal_row is not None and entry is not None:
+            real, row = states.elsewhere_logits, reference.refusal_row
+            found["restraint"] = asdict(restraint(head, states.elsewhere, real, row, model.refusal_token, entry.first_token))
             found["refusal_id"] = reference.refusal_id
             found["baked_decision"] = checks.decisions_in_memory(reference, prompts)
     if exported.start is None:

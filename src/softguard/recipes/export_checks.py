@@ -37,12 +37,14 @@ class Reference:
 
     `first_virtual_id`: of virtual token 0; None where virtual tokens have no ids there. `count`: of virtual tokens.
     `refusal_row`, D: the head row of the refusal's entry, whose id is the next after theirs; None where there is none.
+    `first_token`, D: what was added to the head row of the refusal's first token.
     """
 
     student: ModelSystem
     first_virtual_id: int | None = None
     count: int = 0
     refusal_row: Tensor | None = None
+    first_token: Tensor | None = None
 
     @property
     def refusal_id(self) -> int | None:
@@ -65,8 +67,9 @@ class Reference:
             states = response_states(lm, prompts, [[0]] * len(prompts), student.virtual_tokens).states
         head = student.lm.output_head
         logits = head.logits(states)
-        if self.refusal_row is None:
+        if self.refusal_row is None or self.first_token is None:
             return logits
+        logits[:, student.refusal_token] += head.scale * (states.float() @ self.first_token.to(states.device))
         own = Head(self.refusal_row[None].to(head.weight), None, head.scale, head.softcap)
         return torch.cat([logits, own.logits(states)], 1)
 

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from softguard.data import PromptRow
 from softguard.export.head import RealLogits, silent_row
-from softguard.export.refusal_entry import BakedRows, FirstPositions, RefusalEntry, decision_row
+from softguard.export.refusal_entry import BakedRows, FirstPositions, RefusalEntry, decision_row, muted_first
 from softguard.models import LanguageModel, response_states
 from softguard.recipes.distill import Report
 from softguard.recipes.prompts import own_prompts
@@ -92,8 +92,9 @@ def fitted_rows(student: ModelSystem, states: StudentStates, rows: Sequence[Prom
     if student.threshold is None:
         return BakedRows(silent, None)
     first = FirstPositions.of(states.first, head, student.refusal_token)
-    row = decision_row(first, states.elsewhere, states.elsewhere_logits.largest, student.refusal_token, student.threshold, head)
-    return BakedRows(silent, RefusalEntry(row, ending_vector(student, rows, seed)))
+    row = decision_row(first, states.elsewhere, states.elsewhere_logits, student.refusal_token, student.threshold, head)
+    muted = muted_first(first, states.elsewhere, states.elsewhere_logits, student.refusal_token, head)
+    return BakedRows(silent, RefusalEntry(row, ending_vector(student, rows, seed), muted))
 
 
 def ending_vector(student: ModelSystem, rows: Sequence[PromptRow], seed: int) -> Tensor:

@@ -77,7 +77,8 @@ def test_a_gguf_differs_from_its_base_only_where_it_says(tmp_path, monkeypatch, 
     if kind != Type.Q4_0:
         assert np.array_equal(table.data[: -count - 1], a["token_embd.weight"].data)
     head, was = b["output.weight"], a["token_embd.weight" if tied else "output.weight"]
-    assert np.array_equal(head.data[: len(vocabulary)], was.data)
+    changed = [i for i in range(len(vocabulary)) if not np.array_equal(head.data[i], was.data[i])]
+    assert set(changed) <= {student.refusal_token}  # as much as the first positions ask for, which may be nothing
     fields = new.fields
     assert fields["tokenizer.ggml.tokens"].contents()[: len(vocabulary)] == vocabulary
     *names, last = fields["tokenizer.ggml.tokens"].contents()[len(vocabulary) :]
@@ -107,7 +108,7 @@ def test_a_gguf_read_back_by_transformers_is_the_student(student, base, tmp_path
     monkeypatch.setattr(gguf_exporter.GGUFExporter, "write", watched)
     to_gguf(student, base, tmp_path / "out")
     again = load_apart(one_of(tmp_path / "out", ".gguf"), tmp_path / "cache")
-    reference = Reference(student, len(tokens()), len(kept["names"]), kept["rows"].refusal.head)
+    reference = Reference(student, len(tokens()), len(kept["names"]), kept["rows"].refusal.head, kept["rows"].refusal.first_token)
     conversations = [Conversation.from_prompt(t) for t in ("Name a tree.", "the other", "Why?")]
     for conversation in conversations:
         ids = again.tokenizer.apply_chat_template(conversation.to_dicts(), add_generation_prompt=True, return_dict=False)

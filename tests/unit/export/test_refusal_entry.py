@@ -5,7 +5,7 @@ import torch
 
 from softguard.core.head import Head
 from softguard.export.head import RealLogits
-from softguard.export.refusal_entry import FirstPositions, decision_row, restraint
+from softguard.export.refusal_entry import FirstPositions, decision_row, muted_first, restraint
 
 V, D, S = 50, 16, 3
 
@@ -30,19 +30,31 @@ def states(count, shared, seed):
 def test_the_operating_point_is_kept_in_one_row(share, scale, softcap):
     made = head(scale, softcap)
     first, elsewhere = states(400, 6.0, 1), states(400, 0.0, 5)
-    at_first, largest = FirstPositions.of(first, made, S), RealLogits.of(made, elsewhere).largest
+    at_first, real = FirstPositions.of(first, made, S), RealLogits.of(made, elsewhere)
     probability = torch.softmax(made.logits(first), -1)[:, S]
     torch.testing.assert_close(at_first.log_odds, probability.logit(), atol=1e-3, rtol=1e-3)
     threshold = float(at_first.log_odds.quantile(1 - share))
-    row = decision_row(at_first, elsewhere, largest, S, threshold, made)
+    row = decision_row(at_first, elsewhere, real, S, threshold, made)
     other = FirstPositions.of(states(400, 6.0, 9), made, S)  # not those that it was fitted to
     entry = Head(row[None], None, scale, softcap).logits(other.states)[:, 0]
     wanted = other.log_odds > threshold
     right = float(((entry > other.largest) == wanted).float().mean())
     assert right > 0.8
     assert right > 0.05 + float(max(wanted.float().mean(), 1 - wanted.float().mean()))  # than always deciding alike
-    found = restraint(made, elsewhere, largest, row)
+    found = restraint(made, elsewhere, real, row, S, torch.zeros(D))
     assert (found.positions, found.positions_where_likeliest) == (400, 0)
     assert found.largest_gap_nats < 0
-    kept = restraint(made, elsewhere, largest, made.weight[S])  # the row of S itself is said in answers, too
+    kept = restraint(made, elsewhere, real, made.weight[S], S, torch.zeros(D))  # the row of S itself is said in answers, too
     assert kept.largest_gap_nats >= 0
+
+
+def test_the_refusals_first_token_is_no_first_token_and_stays_itself_elsewhere():
+    made = head()
+    first, elsewhere = states(400, 6.0, 1), states(400, 0.0, 5)
+    added = muted_first(FirstPositions.of(first, made, S), elsewhere, RealLogits.of(made, elsewhere), S, made)
+    logits = made.logits(first)
+    assert float((logits.argmax(-1) == S).float().mean()) > 0.1
+    logits[:, S] += first @ added
+    assert float((logits.argmax(-1) == S).float().mean()) < 0.05
+    found = restraint(made, elsewhere, RealLogits.of(made, elsewhere), made.weight[0], S, added)
+    assert 0 < found.first_token_divergence_nats < 0.02
