@@ -8,7 +8,7 @@ import pytest
 from softguard.core import Conversation
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, ConfigError
-from softguard.models import sampling
+from softguard.models import AUTO, sampling, use_kernel
 from softguard.recipes import distill as distilling
 from softguard.recipes.cluster import Cluster
 from softguard.recipes.config import load_config
@@ -42,8 +42,15 @@ def tiny(monkeypatch, tmp_path):
     """The recipe on a tiny model and its prompts."""
     monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(distilling, "run_prompts", lambda config, data_dir: RunPrompts(rows("train"), rows("validation"), []))
-    monkeypatch.setattr(distilling, "load_base", lambda config: tiny_model())
+    monkeypatch.setattr(distilling, "load_base", load_tiny)
     return tmp_path
+
+
+def load_tiny(config):
+    lm = tiny_model()
+    if config.model.attention != AUTO:
+        use_kernel(lm.network, config.model.attention)
+    return lm
 
 
 def test_workers_make_every_draft_of_a_run(tiny, monkeypatch):
