@@ -96,7 +96,7 @@ def test_the_exported_student_is_the_student(exported):
     assert found["continuation"]["identical"] == 1
     assert found["answers"]["agreement"] == 1
     assert "python ask.py" in (out / "README.md").read_text()
-    reference = Reference(student, torch.zeros(student.lm.width), len(student.lm.embedding_weight))
+    reference = Reference(student, len(student.lm.embedding_weight))
     with OnnxScript(out) as runtime:
         for question in QUESTIONS:
             log_probs = runtime.log_probs(reference.ids(question), 5)
@@ -109,7 +109,7 @@ def test_virtual_tokens_are_never_drawn(exported):
     student, out, found = exported
     first = len(student.lm.embedding_weight)
     assert found["speakability"]["largest_gap_nats"] < 0
-    reference = Reference(student, None, first)
+    reference = Reference(student, first)
     with OnnxScript(out) as runtime:
         every = runtime.log_probs(reference.ids(QUESTIONS[0]), first + 5)
         assert len(every) == first + 5
@@ -128,7 +128,7 @@ def test_the_operating_point_is_in_the_graph(tiny_lm, tmp_path):
     s = refusal_log_odds(tiny_lm, prompts, probe.refusal_token, probe.adapter.virtual_tokens())
     student = make_student(tiny_lm, threshold=float(np.median(s)))
     found = export_onnx(student, tmp_path / "out")
-    assert found["logits"]["largest_gap_nats"] < 1e-4  # the reference has the shift that was fitted
+    assert found["logits"]["largest_gap_nats"] < 1e-4  # the reference has the rows that were fitted
     assert found["logits"]["same_likeliest"] == 1
     assert found["baked_decision"]["prompts"] == 6
 
