@@ -190,7 +190,8 @@ def check_answers(runtime: Runtime, reference: Reference, rows: Sequence[PromptR
         text = said.text.strip()
         theirs.append(Reply(text, math.nan, said.truncated, refused=student.says_refusal(text, said.truncated)))
     report("verify: answers in the runtime", len(rows), len(rows), {})
-    return compare_answers(rows, ours, theirs)
+    ended = sum(r.refused and r.text == student.refusal_text.strip() and not r.truncated for r in theirs)
+    return compare_answers(rows, ours, theirs) | {"runtime_refusals_that_end_there": ended}
 
 
 def compare_answers(rows: Sequence[PromptRow], ours: Sequence[Reply], theirs: Sequence[Reply]) -> dict[str, Any]:

@@ -156,6 +156,8 @@ def test_a_gguf_in_llama_server(tiny_lm, base, tmp_path):
     assert found["logits"]["mean_gap_nats"] < 0.4
     assert found["logits"]["correlation"] > 0.98
     assert found["answers"]["prompts"] == 6
+    counts = found["answers"]["counts"]
+    assert found["answers"]["runtime_refusals_that_end_there"] == counts["both_refuse"] + counts["runtime_only"]
 
 
 @pytest.mark.parametrize(("to", "placement"), [("hf-baked", None), ("vllm-embeds", None), ("peft", FRONT)])
