@@ -61,8 +61,8 @@ def runtime_plot(found: RuntimeCosts, path: Path) -> None:
         _line(left, i, [c.prompt_tokens for c in cells], [c.first_token_ms for c in cells], found.label(system))
         shown = [a for a in found.answers if a.system == system and a.request == "benign"]
         _line(right, i, [a.answer_tokens for a in shown], [a.answer_ms for a in shown], None)
-    left.set(xlabel="tokens of the prompt", ylabel="ms to the first token that may be shown", xscale="log", yscale="log")
-    right.set(xlabel="tokens of the answer", ylabel="ms to a complete answer that may be shown", ylim=(0, None))
+    left.set(xlabel="tokens of the prompt", ylabel="ms to the first token that is shown", xscale="log", yscale="log")
+    right.set(xlabel="tokens of the answer", ylabel="ms to a complete safe answer", ylim=(0, None))
     for axes, ticks in ((left, {c.prompt_tokens for c in found.cells}), (right, {a.answer_tokens for a in found.answers})):
         axes.set_xticks(sorted(ticks), [str(t) for t in sorted(ticks)])
         axes.minorticks_off()
