@@ -264,6 +264,11 @@ def _warnings(found: Mapping[str, Any]) -> list[str]:
     agreement = found["answers"]["agreement"]
     if agreement < AGREEMENT_WANTED:
         said.append(f"runtime and student agree on refusing {agreement:.1%} of prompts, less than {AGREEMENT_WANTED:.0%}")
+    counts = found["answers"]["counts"]
+    refused = counts["both_refuse"] + counts["runtime_only"]
+    ended = found["answers"].get("runtime_refusals_that_end_there", refused)
+    if found.get("refusal_id") is not None and ended < refused:
+        said.append(f"{refused - ended} of {refused} refusals in the runtime went on after the refusal's text")
     return said
 
 

@@ -157,7 +157,9 @@ def test_a_gguf_in_llama_server(tiny_lm, base, tmp_path):
     assert found["logits"]["correlation"] > 0.98
     assert found["answers"]["prompts"] == 6
     counts = found["answers"]["counts"]
-    assert found["answers"]["runtime_refusals_that_end_there"] == counts["both_refuse"] + counts["runtime_only"]
+    refused, ended = counts["both_refuse"] + counts["runtime_only"], found["answers"]["runtime_refusals_that_end_there"]
+    # Random weights may not be brought to end a turn; then the export says so.
+    assert any("went on after" in w for w in found["warnings"]) == (ended < refused)
 
 
 @pytest.mark.parametrize(("to", "placement"), [("hf-baked", None), ("vllm-embeds", None), ("peft", FRONT)])

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from softguard.core.head import Head
+from softguard.data import PromptRow
 from softguard.export.head import RealLogits
 from softguard.export.refusal_entry import FirstPositions, decision_row, muted_first, restraint
+from softguard.recipes.export_head import ending_vector, prompt_run
+from tests.unit.export.conftest import make_student
 
 V, D, S = 50, 16, 3
 
@@ -58,3 +61,14 @@ def test_the_refusals_first_token_is_no_first_token_and_stays_itself_elsewhere()
     assert float((logits.argmax(-1) == S).float().mean()) < 0.05
     found = restraint(made, elsewhere, RealLogits.of(made, elsewhere), made.weight[0], S, added)
     assert 0 < found.first_token_divergence_nats < 0.02
+
+
+def test_after_its_vector_the_turn_ends_more_than_after_any_token(tiny_lm):
+    student = make_student(tiny_lm)
+    rows = [PromptRow(str(i), f"Question {i}?", "benign", "own") for i in range(24)]
+    found = ending_vector(student, rows, 0)
+    run = prompt_run(tiny_lm, [student.prompt_ids(r.conversation) for r in rows[:8]], student.virtual_tokens)
+    with torch.no_grad():
+        ended = run.end_log_probs(tiny_lm, found).mean()
+        tokens = [float(run.end_log_probs(tiny_lm, row.float()).mean()) for row in tiny_lm.embedding_weight[::7]]
+    assert float(ended) > max(tokens)
