@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -86,8 +86,13 @@ def calibrate(
     run: Annotated[Path, typer.Argument(help="Run directory that `distill` wrote.")],
     out_dir: Annotated[Path, typer.Option("--out", help="A new run directory: the same adapter at another operating point.")],
     over_refusal_target: Annotated[
-        float, typer.Option(help="Share of our benign validation prompts that may be refused, between 0 and 1.")
-    ],
+        float | None,
+        typer.Option(help="Share of our benign validation prompts that may be refused, between 0 and 1; the run's by default."),
+    ] = None,
+    by: Annotated[
+        Literal["log-odds", "row"] | None,
+        typer.Option(help="What decides: the refusal log-odds, or a row of the head, as an exported file does; as in the run."),
+    ] = None,
 ) -> None:
     """Choose another operating point for a run, without training.
 
@@ -95,6 +100,10 @@ def calibrate(
     share of our benign validation prompts is refused: a larger share refuses
     more of the harmful ones, too. RUN stays as it is; `softguard evaluate`
     measures the new one.
+
+    `--by row` lets one more row of the head decide, fitted to our training
+    prompts. A runtime can be given that row, so that an export of such a run
+    refuses what the run refuses, up to rounding. Before `export`.
     """
     from softguard.recipes.recalibrate import recalibrate
     from softguard.runs import RunDir
@@ -102,7 +111,7 @@ def calibrate(
     model = RunDir.open(run).config["model"]["name"]
     with Stages() as stages:
         fetch_missing(stages, model=model)
-        made = recalibrate(run, out_dir, over_refusal_target, lambda done, total: stages("operating point", done, total, {}))
+        made = recalibrate(run, out_dir, over_refusal_target, by, stages)
     before, after = (json.loads((r / "operating_point.json").read_text())["threshold"] for r in (run, made.path))
     out.print(f"refuses where s > {after:.4g}, before where s > {before:.4g}: {made.path}", soft_wrap=True)
 

@@ -8,7 +8,7 @@ from softguard.models.attention import use_kernel
 from softguard.models.autotune import AUTO, Tuning, tune
 from softguard.models.chat import ChatRenderer, RenderedPrompt
 from softguard.models.hardware import fast_dtype, hardware_facts, processor_name, product_seconds
-from softguard.models.language_model import ControlToken, LanguageModel
+from softguard.models.language_model import ControlToken, DecisionRow, LanguageModel
 from softguard.models.loading import best_device, load_model, read_config
 from softguard.models.quantisation import NF4_BYTES, Quantisation, held_bytes, unpacked, weight_count
 from softguard.models.sampling import Generation, sample
@@ -21,6 +21,7 @@ __all__ = [
     "NF4_BYTES",
     "ChatRenderer",
     "ControlToken",
+    "DecisionRow",
     "Generation",
     "KnownPrefix",
     "LanguageModel",

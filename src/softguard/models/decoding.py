@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softguard.models.drawing import choose, drawing_device, log_odds
+from softguard.models.drawing import choose, drawing_device
 from softguard.models.language_model import LanguageModel
 from softguard.models.row_cache import RowCache
 from softguard.models.shared_prefix import SharedPrefix
@@ -88,7 +88,7 @@ def decode_steps(
         opening: list[float] = []
         refused = [False] * len(states)
         if filling:
-            s = log_odds(logits, refusal_token)
+            s = lm.refusal_scores(states, logits, refusal_token)
             opening = s.tolist()
             if refuse_above is not None:
                 refused = (s > refuse_above).tolist()

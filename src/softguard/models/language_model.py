@@ -1,6 +1,6 @@
 """A frozen causal language model with its tokenizer, split where training needs it: embedding, body, head."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from softguard.core.head import Head
 from softguard.errors import CompatibilityError
 from softguard.models.attention import layer_windows, seen_by_kind
 from softguard.models.chat import turn_end
+from softguard.models.drawing import log_odds
 from softguard.models.quantisation import Quantisation, quantisation_of, weight_count
 
 
@@ -29,6 +30,22 @@ class ControlToken:
 
 
 @dataclass(frozen=True)
+class DecisionRow:
+    """One row of the head more, which is never drawn: a student refuses where its logit is the largest (decision 0027).
+
+    A runtime can be given such a row and decides by it as this does. The refusal log-odds have a sum over the vocabulary, which
+    no row computes.
+
+    Attributes:
+        weights: D, float32.
+        threshold: b, nats: what the score is at the point where row and likeliest token tie.
+    """
+
+    weights: Tensor
+    threshold: float
+
+
+@dataclass(frozen=True)
 class LanguageModel:
     """The network is frozen and in evaluation mode; adapters attach to it and leave its weights as they are.
 
@@ -40,6 +57,7 @@ class LanguageModel:
         prefix: keys and values for each layer, each 1 x heads x P x width, that stand before every sequence in positions 0 to
             P - 1: what an adapter of learned keys and values adds. Empty in a base model.
         control: a token that an adapter adds. Final states then end in its logit (`Head`). None in a base model.
+        decision: what a student's refusal is scored by, None for its log-odds.
     """
 
     network: Any
@@ -49,6 +67,7 @@ class LanguageModel:
     licence: str | None = None
     prefix: tuple[tuple[Tensor, Tensor], ...] = field(default=(), compare=False, repr=False)
     control: ControlToken | None = field(default=None, compare=False, repr=False)
+    decision: DecisionRow | None = field(default=None, compare=False, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -190,6 +209,19 @@ class LanguageModel:
     def head(self, states: Tensor) -> Tensor:
         """Return float32 logits for final states, N x D -> N x V."""
         return self.output_head.logits(states)
+
+    def refusal_scores(self, states: Tensor, logits: Tensor, refusal_token: int) -> Tensor:
+        """Return s, N, for the final states, N x D, of first answer positions and their logits, N x V.
+
+        s = log p(S) - log(1 - p(S)), S the refusal's first token. With a decision row it is b plus the row's logit minus the
+        largest of the tokens but S, which no answer begins with.
+        """
+        if self.decision is None:
+            return log_odds(logits, refusal_token)
+        own = replace(self.output_head, weight=self.decision.weights[None].to(states.device), bias=None)
+        others = logits.clone()
+        others[:, refusal_token] = -torch.inf
+        return own.logits(states.float())[:, 0] - others.amax(-1) + self.decision.threshold
 
     def num_parameters(self) -> int:
         """Return the number of weights, tied ones once."""

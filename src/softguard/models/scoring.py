@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from softguard.core.protocols import Progress
-from softguard.models.drawing import log_odds
 from softguard.models.language_model import LanguageModel
 from softguard.models.shared_prefix import SharedPrefix
 
@@ -161,12 +160,13 @@ def refusal_log_odds(
     token_budget: int = 4096,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Return s = log rho - log(1 - rho) for each prompt, rho the probability of the refusal's first token."""
+    """Return s for each prompt (`LanguageModel.refusal_scores`)."""
     out = [0.0] * len(prompts)
     done = 0
     for batch in token_budget_batches([len(p) for p in prompts], token_budget):
-        logits = next_token_logits(lm, [prompts[i] for i in batch], virtual_tokens, token_budget=token_budget)
-        for i, value in zip(batch, log_odds(logits, refusal_token).tolist(), strict=True):
+        part = [prompts[i] for i in batch]
+        states = response_states(lm, part, [[0]] * len(part), virtual_tokens, token_budget=token_budget).states
+        for i, value in zip(batch, lm.refusal_scores(states, lm.head(states), refusal_token).tolist(), strict=True):
             out[i] = value
         done += len(batch)
         if progress:

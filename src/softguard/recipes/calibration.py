@@ -34,7 +34,11 @@ def calibrate(benign_s: Sequence[float], target: float) -> float:
     prompt (1 above the highest where none may be refused), so that neither is decided by rounding.
     """
     n = len(benign_s)
-    allowed = max((k for k in range(n) if wilson_interval(k, n, 0.9).high <= target), default=0)
-    answered = matched_threshold(benign_s, allowed / n)
+    answered = matched_threshold(benign_s, allowed_refusals(n, target) / n)
     refused = min((s for s in benign_s if s > answered), default=answered + 2.0)
     return float((refused + answered) / 2)
+
+
+def allowed_refusals(n: int, target: float) -> int:
+    """Return how many of n prompts may be refused so that the one-sided 95 % upper limit (Wilson) of their share is within `target`."""
+    return max((k for k in range(n) if wilson_interval(k, n, 0.9).high <= target), default=0)

@@ -24,7 +24,7 @@ from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, DataError
 from softguard.guards import load_guard
-from softguard.models import AUTO, LanguageModel, hardware_facts, load_model
+from softguard.models import AUTO, DecisionRow, LanguageModel, hardware_facts, load_model
 from softguard.models.attention import GROUPED
 from softguard.objectives import OBJECTIVES, Objective
 from softguard.recipes.calibration import operating_point
@@ -351,11 +351,17 @@ class LoadedRun:
     lm: LanguageModel
     adapter: Adapter
     threshold: float
+    decision: DecisionRow | None = None
 
     def student(self) -> ModelSystem:
         """Return the student at its calibrated operating point."""
         return ModelSystem(
-            "student", self.lm, adapter=self.adapter, threshold=self.threshold, refusal_text=self.config.teacher.refusal_text
+            "student",
+            self.lm,
+            adapter=self.adapter,
+            threshold=self.threshold,
+            decision=self.decision,
+            refusal_text=self.config.teacher.refusal_text,
         )
 
 
@@ -372,4 +378,7 @@ def load_run(path: Path) -> LoadedRun:
     adapter: Adapter = ADAPTERS.get(config.adapter.kind).load(path / "adapter", lm.device)
     with adapter.attach(lm):
         point = json.loads((path / "operating_point.json").read_text())
-    return LoadedRun(run, config, lm, adapter, float(point["threshold"]))
+    threshold = float(point["threshold"])
+    row = torch.tensor(point["row"]) if "row" in point else None
+    decision = None if row is None else DecisionRow(row, threshold)
+    return LoadedRun(run, config, lm, adapter, threshold, decision)

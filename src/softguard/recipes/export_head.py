@@ -92,9 +92,16 @@ def fitted_rows(student: ModelSystem, states: StudentStates, rows: Sequence[Prom
     if student.threshold is None:
         return BakedRows(silent, None)
     first = FirstPositions.of(states.first, head, student.refusal_token)
-    row = decision_row(first, states.elsewhere, states.elsewhere_logits, student.refusal_token, student.threshold, head)
+    row = student.decision.weights if student.decision else fitted_decision(student, states, student.threshold)
     muted = muted_first(first, states.elsewhere, states.elsewhere_logits, student.refusal_token, head)
     return BakedRows(silent, RefusalEntry(row, ending_vector(student, rows, seed), muted))
+
+
+def fitted_decision(student: ModelSystem, states: StudentStates, threshold: float) -> Tensor:
+    """Return the head row, D, that decides as nearly as a row can as the refusal log-odds do at `threshold`, in nats."""
+    head = student.lm.output_head
+    first = FirstPositions.of(states.first, head, student.refusal_token)
+    return decision_row(first, states.elsewhere, states.elsewhere_logits, student.refusal_token, threshold, head)
 
 
 def ending_vector(student: ModelSystem, rows: Sequence[PromptRow], seed: int) -> Tensor:

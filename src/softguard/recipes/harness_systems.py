@@ -15,7 +15,6 @@ from softguard.core.protocols import Progress
 from softguard.errors import DataError
 from softguard.evaluation.harness import HarnessModel, Likelihood
 from softguard.models import ChatRenderer, response_states
-from softguard.models.drawing import log_odds
 from softguard.recipes.remembering import Store, digest
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
@@ -76,7 +75,8 @@ def likelihoods(system: ModelSystem, conversations: Sequence[Conversation], answ
             each = (logits.gather(1, scored.targets[:, None]).squeeze(1) - logits.logsumexp(-1)).double()
             sums = each.new_zeros(len(batch)).index_add(0, scored.row, each).tolist()
             missed = torch.bincount(scored.row[logits.argmax(-1) != scored.targets], minlength=len(batch)).tolist()
-            opening = log_odds(logits[scored.position == 0], system.refusal_token).tolist()
+            first = scored.position == 0
+            opening = lm.refusal_scores(scored.states[first], logits[first], system.refusal_token).tolist()
             for k, i in enumerate(batch):
                 out[i] = Likelihood(sums[k], missed[k] == 0, len(responses[i]), opening[k])
     return [likelihood for likelihood in out if likelihood is not None]

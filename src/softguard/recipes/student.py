@@ -1,7 +1,8 @@
 """Systems made of a model and, where there is one, an adapter: base, hard system prompt, student."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 
 from torch import Tensor
@@ -9,14 +10,14 @@ from torch import Tensor
 from softguard.adapters import Adapter
 from softguard.core import REFUSAL_TEXT, Conversation, Message, Piece, Reply, ReplySettings
 from softguard.core.protocols import Progress
-from softguard.models import ChatRenderer, Generation, KnownPrefix, LanguageModel, refusal_log_odds, sample, stream
+from softguard.models import ChatRenderer, DecisionRow, Generation, KnownPrefix, LanguageModel, refusal_log_odds, sample, stream
 
 
 class ModelSystem:
     """A model that answers alone: as it is, under a system prompt, or with an adapter and its operating point.
 
     `threshold` is the calibrated scalar b of the operating point: the system refuses iff s > b. None leaves the model's own
-    decoding to decide.
+    decoding to decide. `decision` scores the refusal by a row of the head instead of its log-odds.
     """
 
     def __init__(
@@ -27,9 +28,10 @@ class ModelSystem:
         adapter: Adapter | None = None,
         system_prompt: str | None = None,
         threshold: float | None = None,
+        decision: DecisionRow | None = None,
         refusal_text: str = REFUSAL_TEXT,
     ) -> None:
-        self._name, self.lm, self.adapter = name, lm, adapter
+        self._name, self.lm, self.adapter, self.decision = name, lm, adapter, decision
         self._system_prompt, self.threshold, self.refusal_text = system_prompt, threshold, refusal_text
         self.renderer = ChatRenderer(lm.tokenizer)
         self.refusal_token = self.refusal_ids(self.renderer.encode_response(refusal_text))[0]
@@ -61,11 +63,8 @@ class ModelSystem:
     @contextmanager
     def running(self) -> Iterator[LanguageModel]:
         """Give the model to run for the length of a `with` block: the base model, or the student with its adapter attached."""
-        if self.adapter is None:
-            yield self.lm
-            return
-        with self.adapter.attach(self.lm) as student:
-            yield student
+        with nullcontext(self.lm) if self.adapter is None else self.adapter.attach(self.lm) as lm:
+            yield lm if self.decision is None else replace(lm, decision=self.decision)
 
     @property
     def virtual_tokens(self) -> Tensor | None:
