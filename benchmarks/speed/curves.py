@@ -28,7 +28,7 @@ from rich.console import Console
 
 from benchmarks.speed.alone import MIB, in_a_process_of_its_own, peak_bytes, reset_peak, resident_bytes
 from benchmarks.speed.plots import made_on, save
-from benchmarks.speed.rounds import DTYPES, MODEL, OUT, machine, own_dtype, parser, publish, timed_rounds
+from benchmarks.speed.rounds import DTYPES, MODEL, OUT, machine, models, own_dtype, parser, publish, timed_rounds
 from benchmarks.speed.training_step import ids, ours, usual_step
 from softguard.core.head import Head
 from softguard.models import load_model
@@ -107,7 +107,8 @@ def head_curve(vocabularies: Sequence[int], positions: Sequence[int], dtype: str
 
 def step_curve(lengths: Sequence[int], batch: int, virtual: int, dtype: str, rounds: int) -> list[dict[str, Any]]:
     """Return a row for each length: median seconds of each contender's step, and all rounds."""
-    lm, base = (load_model(MODEL, dtype=DTYPES[dtype], attention=kernel) for kernel in ("grouped", "sdpa"))
+    lm = next(lm for name, lm in models(without_bf16=dtype == "fp32") if name == dtype)
+    base = load_model(MODEL, dtype=DTYPES[dtype], attention="sdpa")
     contenders: dict[str, Callable[[], object]] = {}
     for length in lengths:
         given = ids(batch, length, lm.network.config.vocab_size)

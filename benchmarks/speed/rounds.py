@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks.speed.plots import bars, save
 from softguard.core.files import write_atomically
-from softguard.models import LanguageModel, best_device, fast_dtype, load_model, processor_name
+from softguard.models import LanguageModel, best_device, fast_dtype, load_model, processor_name, tune, use_kernel
 
 MODEL = "smollm2-135m"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -32,10 +32,12 @@ def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
 
 
 def models(*, without_bf16: bool) -> Iterator[tuple[str, LanguageModel]]:
-    """Yield the embedded model in each type of number that is measured, by its short name."""
+    """Yield the embedded model by the short name of each type that is measured, with the kernel that `distill` takes."""
     for name, dtype in DTYPES.items():
         if name != "bf16" or not without_bf16:
-            yield name, load_model(MODEL, dtype=dtype)
+            lm = load_model(MODEL, dtype=dtype)
+            use_kernel(lm.network, tune(lm, threads=torch.get_num_threads()).attention)
+            yield name, lm
 
 
 def own_dtype(*, without_bf16: bool = False) -> str:

@@ -1,6 +1,6 @@
 """Teacher drafts at temperature 1, beside `transformers.generate` with a static batch in the given order.
 
-python -m benchmarks.speed.sampling [--json] [--rounds 3] [--prompts 500] [--tokens 48]
+python -m benchmarks.speed.sampling [--json] [--rounds 3] [--prompts 500] [--tokens 48] [--own-type-only]
 
 Prompts are our own training prompts as they stand. Ours sorts them by length, runs the system turn once for all, keeps a big
 batch full (finished rows leave, new ones enter) over keys and values that are written in place, and keeps the states of what it
@@ -56,11 +56,15 @@ def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--prompts", type=int, default=500)
     options.add_argument("--tokens", type=int, default=48)
+    options.add_argument("--own-type-only", action="store_true", help="only the type of number that is faster here")
     a = options.parse_args()
     rows = [r.prompt for r in load_prompts("softguard") if r.split == "train"][: a.prompts]
     contenders: dict[str, Callable[[], object]] = {}
     brief: list[Callable[[], object]] = []  # as many prompts as a static batch has, and few tokens: to warm up with
+    fast = own_dtype(without_bf16=a.without_bf16)
     for name, lm in models(without_bf16=a.without_bf16):
+        if a.own_type_only and name != fast:
+            continue
         renderer = ChatRenderer(lm.tokenizer)
         prompts = [renderer.render(Conversation.from_prompt(p)).ids for p in rows]
         contenders[f"generate_{name}"] = static_batches(lm.dtype, prompts, a.tokens, lm.turn_end_id)
@@ -68,7 +72,6 @@ def main() -> None:
         few = prompts[:STATIC_BATCH]
         brief += [static_batches(lm.dtype, few, 2, lm.turn_end_id), ours(lm, few, 2)]
     seconds = timed_rounds(contenders, a.rounds, warm_up=lambda: [run() for run in brief])
-    fast = own_dtype(without_bf16=a.without_bf16)
     best = f"softguard_{fast}"
     found = result(
         seconds,

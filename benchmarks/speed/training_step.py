@@ -7,7 +7,7 @@ Every contender takes the same step on the same ids: forward KL from the base mo
 clipping, Adam. The usual loop runs the teacher in each step and has logits on all positions; ours reads the teacher's states from
 the cache, which one pass over the data fills for all epochs. TRL's trainers learn no soft prompt: a LoRA stands in (`trl_step`).
 `matrix_products` multiplies what our step has to multiply and nothing else: linear layers and attention forwards and backwards to
-the input, head on response positions.
+the input, head on response positions, each by the model's own weights (the same few, read again and again, would be at hand).
 """
 
 from collections.abc import Callable, Sequence
@@ -119,28 +119,25 @@ def matrix_products(lm: LanguageModel, rows: int, length: int, response: int) ->
     width, head = c.hidden_size, c.hidden_size // c.num_attention_heads
     kv, n = c.num_key_value_heads * head, rows * length
 
-    def pair(m: int, k: int, o: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return torch.ones(m, k, dtype=lm.dtype), torch.ones(o, k, dtype=lm.dtype), torch.ones(m, o, dtype=lm.dtype)
-
-    linear = [pair(n, width, o) for o in (width, kv, kv, width)]
-    linear += [pair(n, width, c.intermediate_size)] * 2 + [pair(n, c.intermediate_size, width)]
-    last = pair(rows * response, width, c.vocab_size)
+    inputs = {size: torch.ones(n, size, dtype=lm.dtype) for size in (width, kv, c.intermediate_size)}
+    states, by_logit = (torch.ones(rows * response, size, dtype=lm.dtype) for size in (width, c.vocab_size))
+    weights = [[m.weight for m in block.modules() if isinstance(m, torch.nn.Linear)] for block in lm.blocks]
+    head_weight = lm.output_head.weight
     q = torch.ones(rows * c.num_attention_heads, length, head, dtype=lm.dtype)
     scores = torch.ones(rows * c.num_attention_heads, length, length, dtype=lm.dtype)
 
     def step() -> None:
         with torch.inference_mode():
-            for _ in range(c.num_hidden_layers):
-                for x, w, dy in linear:
-                    F.linear(x, w)
-                    dy @ w
+            for block in weights:
+                for w in block:
+                    F.linear(inputs[w.shape[1]], w)
+                    inputs[w.shape[0]] @ w
                 for _ in range(3):  # forward, and backward to each factor
                     q @ q.transpose(1, 2)
                     scores @ q
-            x, w, dy = last
-            F.linear(x, w)
-            F.linear(x, w)
-            dy @ w
+            F.linear(states, head_weight)
+            F.linear(states, head_weight)
+            by_logit @ head_weight
 
     return step
 

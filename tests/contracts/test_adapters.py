@@ -6,6 +6,7 @@ transposed weights), Phi-3 (one window for all layers, fused projections). Each 
 
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from softguard.adapters.soft_prompt import SoftPromptConfig
 from softguard.adapters.steering_vector import SteeringVectorConfig
 from softguard.core import Conversation
 from softguard.errors import CompatibilityError, RunError
-from softguard.models import ChatRenderer, refusal_log_odds, response_states, sample, unpacked
+from softguard.models import ChatRenderer, refusal_log_odds, response_states, sample, unpacked, use_kernel
 from softguard.models.shared_prefix import SHORTEST
 from tests.fakes import tiny_model
 
@@ -42,6 +43,7 @@ CONFIGS: dict[str, BaseModel] = {
 }
 every_adapter = pytest.mark.parametrize("name", CONFIGS)
 with_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+with_compiler = pytest.mark.skipif(not which("g++") and not which("clang++"), reason="nothing compiles here")
 QUANTISED = [pytest.param(f"{kind}-nf4", marks=with_bitsandbytes) for kind in KINDS]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_base = pytest.mark.parametrize("kind", [*KINDS, *QUANTISED])
@@ -75,6 +77,24 @@ def logits(lm, adapter, texts=("hello",), response=(5, 6, 7)):
     with adapter.attach(lm) as student:
         states = response_states(student, prompts, [said] * len(prompts), adapter.virtual_tokens()).states
     return lm.head(states)
+
+
+@every_adapter
+@pytest.mark.parametrize("kernel", ["grouped", pytest.param("fused", marks=with_compiler)])
+def test_packed_sequences_are_those_side_by_side(kernel, name):
+    """Of unlike lengths, sharing their first ids, with the gradient of what is learned."""
+    found = {}
+    for chosen in ("eager", kernel):
+        lm = model(name=name)
+        use_kernel(lm.network, chosen)
+        adapter = make(lm, name)
+        out = logits(lm, adapter, ("hello", "hello you", "hello to all of you who are here", "hello"))
+        learned = [p for p in adapter.parameters() if p.requires_grad]
+        found[chosen] = [out.detach(), *torch.autograd.grad(out.square().mean(), learned, allow_unused=True)] if learned else [out]
+    for one, other in zip(found["eager"], found[kernel], strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 def base_logits(lm, ids, response=(5, 6, 7)):

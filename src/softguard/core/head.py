@@ -25,10 +25,16 @@ class Head:
 
         States of D + C numbers give V + C logits.
         """
+        return self.finished(self.products(states))
+
+    def products(self, states: Tensor) -> Tensor:
+        """Return N x V, in the weights' own type: logits before `finished`."""
         width = self.weight.shape[1]
-        logits = F.linear(states[:, :width], self.weight, self.bias)
-        if states.shape[1] > width:
-            logits = torch.cat([logits, states[:, width:]], 1)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        products = F.linear(states[:, :width], self.weight, self.bias)
+        return products if states.shape[1] == width else torch.cat([products, states[:, width:]], 1)
+
+    def finished(self, products: Tensor) -> Tensor:
+        """Return the logits of rows of `products`, which may be these themselves."""
+        logits = products if products.dtype == torch.float64 else products.float()
         logits = logits if self.scale == 1.0 else logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

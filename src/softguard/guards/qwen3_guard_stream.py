@@ -61,7 +61,8 @@ class StreamHead(nn.Module):
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the probabilities of risks and of categories, N x D -> N x K each, float32."""
-        inner = nn.functional.rms_norm((states @ self.project.T).float(), (len(self.norm),), self.norm.float(), self._eps)
+        inner = (states.to(self.project.dtype) @ self.project.T).float()
+        inner = nn.functional.rms_norm(inner, (len(self.norm),), self.norm.float(), self._eps)
         return (inner @ self.risk.float().T).softmax(-1), (inner @ self.category.float().T).softmax(-1)
 
 

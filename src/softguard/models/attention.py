@@ -13,8 +13,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from softguard.errors import CompatibilityError
+from softguard.models.attending import attend
+from softguard.models.fused import fuse
+from softguard.models.packing import attend_packed, current
 
-GROUPED = "grouped"
+GROUPED, FUSED = "grouped", "fused"
 
 
 def grouped_attention(
@@ -49,11 +52,16 @@ def grouped_attention(
         raise CompatibilityError("attention without learned sinks", type(module).__name__, "set model.attention to eager")
     assert not dropout
     rows, heads, length, width = query.shape
+    scale = width**-0.5 if scaling is None else scaling
+    packing = current()
+    if packing is not None:
+        return attend_packed(query, key, value, packing, scale), None
+    if softcap is None:
+        return attend(query, key, value, attention_mask, scale).transpose(1, 2), None
     groups = key.shape[1]
-    stacked = query.reshape(rows, groups, -1, width) * (width**-0.5 if scaling is None else scaling)
+    stacked = query.reshape(rows, groups, -1, width) * scale
     scores = torch.matmul(stacked, key.transpose(2, 3)).view(rows, heads, length, -1)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
@@ -64,20 +72,25 @@ def grouped_attention(
 def attention_for(config: Any, chosen: str) -> str:
     """Return `chosen`, or "eager" where "grouped" has nothing to save: every head has keys of its own.
 
+    "fused" is for packed passes, which a bound on scores rules out: "grouped" then.
+
     Raises:
         CompatibilityError: "sdpa" for a model that bounds its scores, which would silently be another model.
     """
     if chosen == "sdpa" and getattr(config, "attn_logit_softcapping", None):
         found = f"sdpa, which leaves out the soft cap of {config.model_type}"
         raise CompatibilityError("an attention kernel that gives this model's numbers", found, "set model.attention to grouped")
+    if chosen == FUSED and getattr(config, "attn_logit_softcapping", None):
+        chosen = GROUPED
     heads, groups = getattr(config, "num_attention_heads", 1), getattr(config, "num_key_value_heads", None)
     return "eager" if chosen == GROUPED and (groups is None or groups == heads) else chosen
 
 
 def kernels_for(config: Any) -> tuple[str, ...]:
     """Return the kernels that give a model's numbers, ours first: PyTorch's fused one leaves out Gemma 2's bound on scores."""
-    plain = ("eager",) if attention_for(config, GROUPED) == GROUPED else ()  # else it is what "grouped" stands for
-    return (GROUPED, *plain, *(() if getattr(config, "attn_logit_softcapping", None) else ("sdpa",)))
+    grouped, bounded = attention_for(config, GROUPED) == GROUPED, bool(getattr(config, "attn_logit_softcapping", None))
+    plain = ("eager",) if grouped else ()  # else it is what "grouped" stands for
+    return (GROUPED, *plain, *(() if bounded else ("sdpa",)), *((FUSED,) if grouped and not bounded else ()))
 
 
 def use_kernel(network: Any, chosen: str) -> None:
@@ -87,6 +100,8 @@ def use_kernel(network: Any, chosen: str) -> None:
         CompatibilityError: it cannot be changed, or would not give the model's numbers.
     """
     kernel = attention_for(network.config, chosen)
+    if kernel == FUSED:
+        fuse(network)
     network.set_attn_implementation(kernel)
     if network.config._attn_implementation != kernel:
         found = f"{type(network).__name__}, which keeps its own"
@@ -142,5 +157,6 @@ def seen_by_kind(config: Any, position: Tensor, columns: int) -> dict[str, Tenso
     return found
 
 
-AttentionInterface.register(GROUPED, grouped_attention)
-AttentionMaskInterface.register(GROUPED, eager_mask)
+for _name in (GROUPED, FUSED):
+    AttentionInterface.register(_name, grouped_attention)
+    AttentionMaskInterface.register(_name, eager_mask)

@@ -2,8 +2,8 @@
 
 One idea: a training step of the model's first blocks, forwards and backwards to the virtual tokens, stands for every step, since
 its blocks are alike and head and divergence do not ask which kernel attended. The choice that was made without measuring stays
-unless another is clearly faster: noise must not change what a machine does. Why `torch.compile` is no candidate:
-docs/decisions/0023.
+unless another is clearly faster: noise must not change what a machine does. "fused" (`models.fused`) is the one that compiles
+(decisions 0023 and 0028).
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
-from softguard.models.attention import kernels_for, use_kernel
+from softguard.models.attention import FUSED, kernels_for, use_kernel
 from softguard.models.hardware import machine_key, thread_counts
 from softguard.models.language_model import LanguageModel
 from softguard.models.scoring import response_states
@@ -141,7 +141,7 @@ def _choose(lm: LanguageModel, kernels: Sequence[str], counts: Sequence[int], pr
     deadline, before = time.perf_counter() + SECONDS, (lm.attention, torch.get_num_threads())
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     phases = [len(kernels)] + [len(counts)] * (len(counts) > 1)
-    total, done = sum(1 + (ROUNDS + 1) * count for count in phases), 0
+    total, done = sum(2 + (ROUNDS + 1) * count for count in phases), 0
 
     def told() -> None:
         nonlocal done
@@ -175,7 +175,7 @@ def _measure(lm: LanguageModel, candidates: Sequence[Candidate], deadline: float
             notes[candidate] = "no time was left"
             continue
         try:
-            if not first:
+            if not first or candidate.attention == FUSED:
                 _timed_step(lm, candidate)  # what is made once in a process is no candidate's cost
                 told()
             seconds, states = _timed_step(lm, candidate)

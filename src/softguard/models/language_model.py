@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from softguard.core.head import Head
 from softguard.errors import CompatibilityError
-from softguard.models.attention import layer_windows, seen_by_kind
+from softguard.models.attention import FUSED, GROUPED, layer_windows, seen_by_kind
 from softguard.models.chat import turn_end
 from softguard.models.drawing import log_odds
 from softguard.models.quantisation import Quantisation, quantisation_of, weight_count
@@ -95,6 +95,13 @@ class LanguageModel:
     def attention(self) -> str:
         """The attention kernel: another rounds otherwise, so it is part of the key of what is kept."""
         return str(self.network.config._attn_implementation)
+
+    @property
+    def packs(self) -> bool:
+        """Whether sequences may stand side by side in one row (`packing`): our kernel attends, scores have no bound, and no
+        adapter holds keys and values."""
+        bounded = getattr(self.network.config, "attn_logit_softcapping", None)
+        return self.attention in (GROUPED, FUSED) and not bounded and not self.prefix
 
     @property
     def width(self) -> int:

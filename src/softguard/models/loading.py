@@ -10,7 +10,8 @@ from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from softguard.errors import CompatibilityError, SourceError
-from softguard.models.attention import GROUPED, attention_for
+from softguard.models.attention import FUSED, GROUPED, attention_for
+from softguard.models.fused import fuse
 from softguard.models.hardware import fast_dtype
 from softguard.models.language_model import LanguageModel
 from softguard.models.quantisation import NONE, Quantisation, check_quantisation, loading_options, settle
@@ -34,7 +35,8 @@ def load_model(
     Args:
         reference: a short name, `hf:...`, `pypi:...`, a folder or a `.gguf` file (see `softguard.sources`).
         dtype: of the weights; None takes `hardware.fast_dtype`.
-        attention: "grouped" (`models.attention`), "eager" or "sdpa", whose CPU kernel is slow backwards on short sequences.
+        attention: "grouped" (`models.attention`), "fused" (`models.fused`), "eager" or "sdpa", whose CPU kernel is slow
+            backwards on short sequences.
         device: None chooses CUDA, then Apple's MPS, then the CPU.
         quantisation: "nf4" holds the linear layers of a Hugging Face model in 4 bits (`models.quantisation`).
         chat_template: Jinja text, of a model that has none of its own.
@@ -62,6 +64,8 @@ def load_model(
     except (OSError, ValueError, KeyError) as error:
         raise SourceError("a causal language model with its tokenizer", str(error)[:200], "check the reference") from error
     network = network.eval().requires_grad_(False).to(device)
+    if kernel == FUSED:
+        fuse(network)
     packed = quantisation != NONE
     if packed:
         settle(network)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from softguard.core.protocols import Progress
+from softguard.models.attention import FUSED
 from softguard.models.language_model import LanguageModel
-from softguard.models.shared_prefix import SharedPrefix
+from softguard.models.packing import Packing, packed
+from softguard.models.shared_prefix import SharedPrefix, common_prefix
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,22 @@ def response_states(
     """
     longest = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
     sharing = lm.prefix_positions + 2 * longest < lm.window  # a tree may hold two
-    prefix = SharedPrefix.run(lm, prompts if sharing else (), virtual_tokens)
+    packing = sharing and lm.packs
+    if packing:  # what is shared runs with the rest: a pass of its own would read all weights once more for a few tokens
+        prefix = SharedPrefix(ids=common_prefix(prompts))
+    else:
+        prefix = SharedPrefix.run(lm, prompts if sharing else (), virtual_tokens)
     members: dict[tuple[object, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         members.setdefault(tuple(prompt) if sharing else (i,), []).append(i)
     trees = [_Tree.grow(prompts[of[0]][prefix.ids :], [responses[i] for i in of], of) for of in members.values()]
     parts: dict[int, Tensor] = {}
     for batch in token_budget_batches([len(t.ids) for t in trees], token_budget):
-        parts |= _run_trees(lm, [trees[i] for i in batch], prefix, virtual_tokens, sharing)
+        part = [trees[i] for i in batch]
+        if packing:
+            parts |= _run_packed(lm, part, prompts[0][: prefix.ids], virtual_tokens)
+        else:
+            parts |= _run_trees(lm, part, prefix, virtual_tokens, sharing)
     device = lm.device
     return ResponseStates(
         states=torch.cat([parts[i] for i in range(len(prompts))]),
@@ -124,6 +134,29 @@ def _run_trees(
         inputs["position_ids"] = padded([t.position for t in trees], 0) + prefix.length
     states = lm.body(inputs_embeds=lm.embed(padded([t.ids for t in trees], 0), virtual_tokens), **inputs).last_hidden_state
     return {number: states[k, where] for k, tree in enumerate(trees) for number, where in tree.outputs.items()}
+
+
+def _run_packed(
+    lm: LanguageModel, trees: Sequence[_Tree], shared: Sequence[int], virtual_tokens: Tensor | None
+) -> dict[int, Tensor]:
+    """Return the output states of one batch of trees, sorted by length, by response number: all in one row, without padding."""
+    packing = Packing.of(len(shared), [t.branch for t in trees], lm.dtype, lm.device, fused=lm.attention == FUSED)
+    ids = torch.tensor([[*shared, *(i for t in trees for i in t.ids)]], device=lm.device)
+    position = [*range(len(shared)), *(len(shared) + p for t in trees for p in t.position)]
+    nobody_reads = lm.attention_mask(torch.ones(1, 1, 1, 1, dtype=torch.bool, device=lm.device))
+    with packed(packing):
+        states = lm.body(
+            inputs_embeds=lm.embed(ids, virtual_tokens),
+            attention_mask=nobody_reads,
+            position_ids=torch.tensor([position], device=lm.device),
+            use_cache=False,
+        ).last_hidden_state[0]
+    out: dict[int, Tensor] = {}
+    start = len(shared)
+    for tree in trees:
+        out |= {number: states[start : start + len(tree.ids)][where] for number, where in tree.outputs.items()}
+        start += len(tree.ids)
+    return out
 
 
 @torch.inference_mode()

@@ -40,5 +40,5 @@ def calibrate(benign_s: Sequence[float], target: float) -> float:
 
 
 def allowed_refusals(n: int, target: float) -> int:
-    """Return how many of n prompts may be refused so that the one-sided 95 % upper limit (Wilson) of their share is within `target`."""
+    """Return how many of n prompts may be refused: the one-sided 95 % upper limit (Wilson) of their share is within `target`."""
     return max((k for k in range(n) if wilson_interval(k, n, 0.9).high <= target), default=0)

@@ -60,7 +60,7 @@ class ModelConfig(BaseModel):
         "none", description="nf4 holds a Hugging Face model's linear layers in 4 bits (extra quantise); a GGUF file has its own"
     )
     chat_template: str = Field("", description="Jinja text of a chat template, for a base model that has none")
-    attention: Literal["auto", "grouped", "eager", "sdpa"] = Field(
+    attention: Literal["auto", "grouped", "fused", "eager", "sdpa"] = Field(
         "auto",
         description="kernel: ours for grouped-query models, transformers' plain one, PyTorch's fused one; auto takes what trains "
         "this model fastest on this machine, and the run says which",

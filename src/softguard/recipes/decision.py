@@ -1,4 +1,4 @@
-"""The operating point as one row of the head: what an exported file decides by, and then the run in memory, too (decision 0027)."""
+"""The operating point as one row of the head: what an exported file decides by, and the run in memory, too (decision 0027)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,8 +30,8 @@ def row_operating_point(
     """Return the row, fitted to training prompts, that refuses as many benign validation prompts as the config allows.
 
     A row's point cannot be moved afterwards: no state has a number that is the same for all prompts. So the row is fitted to the
-    decision at b, and b moved until the row's own refusals are as many as `calibrate` wants; of the rows that keep within that, the
-    boldest is taken.
+    decision at b, and b moved until the row's own refusals are as many as `calibrate` wants; of the rows that keep within that,
+    the boldest is taken.
 
     Args:
         student: without an operating point.

@@ -57,7 +57,9 @@ def recalibrate(path: Path, out: Path, over_refusal_target: float | None, by: Sc
     if "train" in run.stages():
         there: Score = "row" if "row" in _point(out) else "log-odds"
         if there != by:
-            raise CompatibilityError(f"a run in {out} that decides by {by}", f"one that decides by {there}", "choose another --out")
+            raise CompatibilityError(
+                f"a run in {out} that decides by {by}", f"one that decides by {there}", "choose another --out"
+            )
         return run
     for name in COPIED:
         if (path / name).exists():

@@ -1,11 +1,13 @@
 """Grouped attention gives eager's numbers, forwards and backwards; the block-wise draw gives the plain inverse transform's."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from softguard.models import response_states
-from softguard.models.attention import GROUPED, attention_for
+from softguard.models.attention import FUSED, GROUPED, attention_for, use_kernel
 from softguard.models.drawing import choose
 from tests.fakes import tiny_model
 
@@ -15,7 +17,7 @@ RESPONSES = [[11, 12, 13], [14], [15, 16]]
 
 def states_and_gradient(kind: str, attention: str) -> tuple[torch.Tensor, torch.Tensor]:
     lm = tiny_model(kind)
-    lm.network.set_attn_implementation(attention)
+    use_kernel(lm.network, attention)
     virtual = torch.randn(2, lm.width, generator=torch.Generator().manual_seed(1)).requires_grad_()
     states = response_states(lm, PROMPTS, RESPONSES, virtual).states
     (gradient,) = torch.autograd.grad(states.square().sum(), virtual)
@@ -26,6 +28,29 @@ def states_and_gradient(kind: str, attention: str) -> tuple[torch.Tensor, torch.
 def test_grouped_is_eager(kind: str) -> None:
     for ours, theirs in zip(states_and_gradient(kind, GROUPED), states_and_gradient(kind, "eager"), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="nothing compiles here")
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_fused_is_eager(kind: str) -> None:
+    for ours, theirs in zip(states_and_gradient(kind, FUSED), states_and_gradient(kind, "eager"), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_unlike_lengths_that_share_a_beginning_are_those_alone() -> None:
+    """Packed, in several groups and one row, against each prompt in a pass of its own."""
+    lm = tiny_model()
+    shared = list(range(20, 32))
+    prompts = [[*shared, *range(1, 2 + 7 * k)] for k in range(5)] + [[*shared, 99]]
+    responses = [[5] * (1 + k) for k in range(5)] + [[7, 8]]
+    virtual = torch.randn(2, lm.width, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    prompts = [[-1, -2, *p] for p in prompts]
+    prompts, responses = prompts + prompts[:2], [*responses, [11, 12, 13], []]  # two answers to one prompt
+    together = response_states(lm, prompts, responses, virtual)
+    alone = [response_states(lm, [p], [r], virtual).states for p, r in zip(prompts, responses, strict=True)]
+    torch.testing.assert_close(together.states, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    by_all, by_each = (torch.autograd.grad(s.square().sum(), virtual)[0] for s in (together.states, torch.cat(alone)))
+    torch.testing.assert_close(by_all, by_each, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_without_groups_keeps_its_own_attention() -> None:

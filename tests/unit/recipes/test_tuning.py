@@ -128,7 +128,8 @@ def test_the_machine_alone_says_nothing_of_attention():
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"), [("model.attention=flash", "'auto', 'grouped', 'eager' or 'sdpa'"), ("model.threads=-1", "greater than")]
+    ("bad", "said"),
+    [("model.attention=flash", "'auto', 'grouped', 'fused', 'eager' or 'sdpa'"), ("model.threads=-1", "greater than")],
 )
 def test_what_is_no_kernel_or_number(bad, said):
     with pytest.raises(ConfigError, match=said):

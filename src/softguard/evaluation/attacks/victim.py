@@ -2,7 +2,7 @@
 
 The target: the answer begins with `OPENING`, and the system's operating point does not refuse. An attacker who knows the weights
 knows the threshold b too, so that the loss has both: L = -mean_t log q(o_t | x, a, o_<t) + softplus(s - b), o the opening, a what
-is added, s the refusal score (`LanguageModel.refusal_scores`). Without a threshold b is 0: refusing and not refusing equally likely.
+is added, s the refusal score (`LanguageModel.refusal_scores`). Without a threshold b is 0: refusing and not are equally likely.
 """
 
 from collections.abc import Callable, Sequence
