@@ -90,7 +90,9 @@ def test_packed_sequences_are_those_side_by_side(kernel, name):
         adapter = make(lm, name)
         out = logits(lm, adapter, ("hello", "hello you", "hello to all of you who are here", "hello"))
         learned = [p for p in adapter.parameters() if p.requires_grad]
-        found[chosen] = [out.detach(), *torch.autograd.grad(out.square().mean(), learned, allow_unused=True)] if learned else [out]
+        found[chosen] = (
+            [out.detach(), *torch.autograd.grad(out.square().mean(), learned, allow_unused=True)] if learned else [out]
+        )
     for one, other in zip(found["eager"], found[kernel], strict=True):
         assert (one is None) == (other is None)
         if one is not None:

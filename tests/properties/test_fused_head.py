@@ -34,7 +34,8 @@ def plain(figure, head, states, targets, teacher, omit=None):
 
 @pytest.fixture(params=[1, 4 * V, 2**21], ids=["a row a chunk", "four rows", "one chunk"])
 def chunks(request, monkeypatch):
-    monkeypatch.setattr(fused_head, "CHUNK_LOGITS", request.param)
+    monkeypatch.setattr(fused_head, "CHUNK_BYTES", 8 * request.param)
+    monkeypatch.setattr(fused_head, "PART_LOGITS", request.param // 2)
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])

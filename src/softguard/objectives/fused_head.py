@@ -24,9 +24,9 @@ ByLogit = Callable[[], Tensor]
 """Gives the gradient of a row's figure with respect to its logits; it may use up what the figure was made of."""
 Figure = Literal["log_prob", "total_variation", "forward_kl", "reverse_kl", "jensen_shannon", "tempered_total_variation"]
 
-CHUNK_LOGITS, PART_LOGITS = 2**24, 2**19
-"""Products with the head are made of a chunk, some 340 positions of a vocabulary of 49 thousand, two buffers of 32 MiB in
-bfloat16: fewer rows read the head anew for little work. What follows is done on parts of it, whose six buffers of 2 MiB a
+CHUNK_BYTES, PART_LOGITS = 2**24, 2**19
+"""Products with the head are made of a chunk, some 170 positions of a vocabulary of 49 thousand in bfloat16, two buffers of 16
+MiB: fewer rows would read the head anew for little work. What follows is done on parts of it, whose six buffers of 2 MiB a
 processor's own cache holds."""
 _OMITTED = -1e4
 """The logit of an omitted token: a probability of 0, and yet no infinity whose product with 0 is NaN."""
@@ -100,7 +100,8 @@ class _TokenFigures(torch.autograd.Function):
             ctx.mark_non_differentiable(found.log_probs)
             return found.values, found.log_probs
         gradient = torch.empty_like(states) if wanted else None
-        chunk, part = (max(1, most // len(head.weight)) for most in (CHUNK_LOGITS, PART_LOGITS))
+        fit = (CHUNK_BYTES // head.weight.element_size(), PART_LOGITS)
+        chunk, part = (max(1, most // len(head.weight)) for most in fit)
         for begin, start in ((b, s) for b in range(0, len(states), chunk) for s in range(b, min(b + chunk, len(states)), part)):
             if start == begin:
                 whole = slice(begin, begin + chunk)

@@ -16,7 +16,7 @@ from softguard.errors import CompatibilityError, SourceError
 from softguard.guards import guard_sources
 from softguard.models import NF4_BYTES, read_config
 from softguard.objectives import OBJECTIVES
-from softguard.objectives.fused_head import CHUNK_LOGITS
+from softguard.objectives.fused_head import CHUNK_BYTES, PART_LOGITS
 from softguard.recipes.config import Config, on_this_machine
 from softguard.recipes.prompts import own_prompts, run_prompts
 from softguard.sources import list_catalogue, resolve
@@ -112,8 +112,10 @@ def _step(config: Config, shape: ModelShape, rows: Rows, response_positions: int
         _number_bytes(config),
         learned=sum(_virtual_tokens(config)) * shape.width,
         response_positions=response_positions,
-        chunk_logits=CHUNK_LOGITS,
+        chunk_bytes=CHUNK_BYTES,
+        part_logits=PART_LOGITS,
         fused=config.model.attention == "sdpa",
+        packed=config.model.attention not in ("sdpa", "eager") and str(config.adapter.kind) != "kv_prefix",
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.speed import memory
 from benchmarks.speed.alone import in_a_process_of_its_own
 from softguard.costs import ModelShape, Rows, step_bytes
-from softguard.objectives.fused_head import CHUNK_LOGITS
+from softguard.objectives.fused_head import CHUNK_BYTES, PART_LOGITS
 
 TINY = {"model": memory.TINY, "dtype": "fp32", "batch": 8, "tokens": 96, "response": 48, "virtual": 20}
 
@@ -45,10 +45,13 @@ def test_a_step_takes_what_is_counted_for_it(tokens, vocabulary):
         4,
         learned=20 * shape.width,
         response_positions=8 * 48,
-        chunk_logits=CHUNK_LOGITS,
+        chunk_bytes=CHUNK_BYTES,
+        part_logits=PART_LOGITS,
+        packed=True,
     )
-    once = 70 * 2**20  # what PyTorch makes at its first step, whatever the model; a plan has it in `PROGRAM_BYTES`
-    assert found["peak"] - found["loaded"] == pytest.approx(counted + once, rel=0.2)
+    # PyTorch makes 25 to 70 MiB at its first step, whatever the model; in a plan `PROGRAM_BYTES` has it.
+    peak = found["peak"] - found["loaded"]
+    assert 0.8 * (counted + 25 * 2**20) < peak < 1.2 * (counted + 70 * 2**20)
 
 
 def test_growth_is_from_the_smallest_to_the_largest():

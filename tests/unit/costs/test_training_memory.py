@@ -46,7 +46,11 @@ def test_a_pass_keeps_what_is_counted(kind, dtype, attention):
     lm = tiny_model(kind, dtype)
     lm.network.set_attn_implementation(attention)
     counted = kept_bytes(
-        ModelShape.of(lm.network), Rows(COUNT, PROMPT + ANSWER - 1, FRONT), dtype.itemsize, fused=attention == "sdpa"
+        ModelShape.of(lm.network),
+        Rows(COUNT, PROMPT + ANSWER - 1, FRONT),
+        dtype.itemsize,
+        fused=attention == "sdpa",
+        packed=attention == "grouped",
     )
     assert really_kept(lm) == pytest.approx(counted, rel=0.15)
 
@@ -59,21 +63,23 @@ def test_by_hand():
 
 
 def step(shape: ModelShape = SHAPE, learned: int = 0, **settings: int) -> int:
-    given = {"response_positions": 30, "chunk_logits": 2**20} | settings
+    given = {"response_positions": 30, "chunk_bytes": 2**21, "part_logits": 3000} | settings
     return step_bytes(shape, Rows(3, 10, 5), 2, learned=learned, **given)
 
 
 def test_a_step_adds_logits_and_what_learns():
     kept, first = HEAP * kept_bytes(SHAPE, Rows(3, 10, 5), 2), 3 * 100 * 4 * 6
-    assert step(learned=7) == round(kept + 30 * 100 * 4 * 6 + first + 7 * 16)
-    assert step(chunk_logits=1000) == round(kept + 1000 * 4 * 6 + first)
+    assert step(learned=7) == round(kept + 30 * 100 * 2 * 3 + 3000 * 4 * 6 + first + 7 * 16)
+    assert step(chunk_bytes=2000) == round(kept + 1000 * 2 * 3 + 3000 * 4 * 6 + first)
     assert step(response_positions=0) == round(kept * 1.5 + first)  # gradients of one of two layers
 
 
 def test_logits_grow_with_the_vocabulary_only_up_to_a_chunk():
     large = replace(SHAPE, head_weights=100 * SHAPE.head_weights)
-    grown = step(large, chunk_logits=1000) - step(chunk_logits=1000)
-    assert grown == (10_000 - 1000) * 4 * 6 + 3 * (10_000 - 100) * 4 * 6  # one position of the chunk, one of each row
+    grown = step(large, chunk_bytes=2000) - step(chunk_bytes=2000)
+    assert (
+        grown == (10_000 - 1000) * 2 * 3 + (10_000 - 3000) * 4 * 6 + 3 * (10_000 - 100) * 4 * 6
+    )  # one position of the chunk, one of each row
 
 
 def test_sampling_holds_keys_and_values_of_all_rows():

@@ -135,7 +135,8 @@ def test_the_guarded_system_draws_its_answers_and_weighs_its_likelihoods():
     assert kept == base.generate_until([request(chat("tea"), settings)])[0]
     assert stopped == refusal
     likely, never = guarded.loglikelihood([request(chat("tea"), "a"), request(chat("bomb"), "a")])
-    assert likely == base.loglikelihood([request(chat("tea"), "a")])[0]  # alpha is 1
+    (alone,) = base.loglikelihood([request(chat("tea"), "a")])  # alpha is 1; a batch of two rounds otherwise
+    assert likely == (pytest.approx(alone[0], abs=1e-5), alone[1])
     assert never[0] == -math.inf
 
 
