@@ -216,7 +216,7 @@ def _verify(
         return found | {"runtime": None, "warnings": ["no runtime for this format is at hand: the files were written, not run"]}
     with exported.start(folder) as runtime:
         found |= _ask(runtime, reference, model, prompts, exported, report)
-    found["warnings"] = _warnings(found)
+    found["warnings"] = _warnings(found, decided=entry is None or student.decision is not None)
     _check(found, exported.tolerance_nats)
     return found
 
@@ -259,11 +259,13 @@ def _check(found: Mapping[str, Any], tolerance: float) -> None:
         raise ExportError(f"log-probabilities within {tolerance} nats of the student's on the mean", f"{gap:.3f}", todo)
 
 
-def _warnings(found: Mapping[str, Any]) -> list[str]:
+def _warnings(found: Mapping[str, Any], *, decided: bool) -> list[str]:
+    """`decided`: the student decides by a row of the head, or the file has no place for a decision."""
     said = []
     agreement = found["answers"]["agreement"]
     if agreement < AGREEMENT_WANTED:
-        said.append(f"runtime and student agree on refusing {agreement:.1%} of prompts, less than {AGREEMENT_WANTED:.0%}")
+        todo = "" if decided else "; `softguard calibrate RUN --by row` lets the run decide by what such a file has"
+        said.append(f"runtime and student agree on refusing {agreement:.1%} of prompts, less than {AGREEMENT_WANTED:.0%}{todo}")
     counts = found["answers"]["counts"]
     refused = counts["both_refuse"] + counts["runtime_only"]
     ended = found["answers"].get("runtime_refusals_that_end_there", refused)

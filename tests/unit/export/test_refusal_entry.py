@@ -7,7 +7,10 @@ from softguard.core.head import Head
 from softguard.data import PromptRow
 from softguard.export.head import RealLogits
 from softguard.export.refusal_entry import FirstPositions, decision_row, muted_first, restraint
-from softguard.recipes.export_head import ending_vector, prompt_run
+from softguard.models import DecisionRow
+from softguard.recipes.export_checks import Reference, decisions_in_memory
+from softguard.recipes.export_head import ending_vector, fitted_decision, fitted_rows, prompt_run, student_states
+from softguard.recipes.student import ModelSystem
 from tests.unit.export.conftest import make_student
 
 V, D, S = 50, 16, 3
@@ -72,3 +75,18 @@ def test_after_its_vector_the_turn_ends_more_than_after_any_token(tiny_lm):
         ended = run.end_log_probs(tiny_lm, found).mean()
         tokens = [float(run.end_log_probs(tiny_lm, row.float()).mean()) for row in tiny_lm.embedding_weight[::7]]
     assert float(ended) > max(tokens)
+
+
+def test_a_row_that_decides_in_memory_is_the_one_in_the_file(tiny_lm):
+    free = make_student(tiny_lm, threshold=None)
+    rows = [PromptRow(str(i), f"Question {i} of {i * 7 % 23}?", "benign", "own") for i in range(60)]
+    states = student_states(free, rows[:40], 400, 0, lambda stage, done, total, figures: None)
+    s = sorted(free.refusal_log_odds([r.conversation for r in rows]))
+    row = fitted_decision(free, states, s[30])
+    decided = ModelSystem("student", tiny_lm, adapter=free.adapter, threshold=s[30], decision=DecisionRow(row, s[30]))
+    entry = fitted_rows(decided, states, rows[:40], 0).refusal
+    assert entry is not None
+    assert torch.equal(entry.head, row)
+    found = decisions_in_memory(Reference(decided, 0, 0, entry.head, entry.first_token), rows)
+    assert found["agreement"] == 1.0
+    assert 0 < found["counts"]["both_refuse"] < len(rows)
