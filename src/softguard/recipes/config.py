@@ -62,8 +62,8 @@ class ModelConfig(BaseModel):
     chat_template: str = Field("", description="Jinja text of a chat template, for a base model that has none")
     attention: Literal["auto", "grouped", "fused", "eager", "sdpa"] = Field(
         "auto",
-        description="kernel: ours for grouped-query models, ours with compiled passes (fused; takes a C++ compiler), the plain one "
-        "of transformers, PyTorch's (sdpa); auto takes what trains this model fastest on this machine, and the run says which",
+        description="kernel: ours for grouped-query models, ours with compiled passes (fused; wants a C++ compiler), plain "
+        "transformers, PyTorch's (sdpa); auto takes what trains this model fastest on this machine, and the run says which",
     )
     threads: int = Field(
         0, ge=0, description="PyTorch threads; 0 takes the number that trains fastest on this machine, and the run says which"
