@@ -18,7 +18,7 @@ CELLS = {name: load_study(path) for name, path in methods.studies().items()}
 
 
 def test_every_objective_and_every_adapter_has_its_cells():
-    assert set(CELLS) == {"1-objectives", "1-on-policy", "2-adapters", "3-size", "4-placement", "5-seeds", "6-gemma"}
+    assert set(CELLS) == {"1-leaders", "1-objectives", "1-on-policy", "2-adapters", "3-size", "4-placement", "5-seeds", "6-gemma"}
     first = [c for name in ("1-objectives", "1-on-policy") for c in CELLS[name]]
     assert {c.config.objective.kind for c in first} == set(OBJECTIVES)
     for kind in OBJECTIVES:
