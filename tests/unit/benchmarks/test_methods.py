@@ -96,12 +96,12 @@ def test_a_rate_is_chosen_by_the_mean_of_its_seeds():
 
 def test_a_cell_again_stands_beside_its_committed_row(trained, tmp_path):
     pytest.importorskip("pyarrow")
-    cells = load_study(methods.studies()["5-seeds"])
+    cells = load_study(methods.studies()["4-placement"])
     studying.run_study(cells, tmp_path / "runs", None, lambda *given: None, with_test=False)
-    rows = collect("5-seeds", cells, tmp_path / "runs")
+    rows = collect("4-placement", cells, tmp_path / "runs")
     assert len(chosen(cells, rows)) == 6
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "5-seeds.json").write_text(json.dumps(rows))
+    (tmp_path / "results" / "4-placement.json").write_text(json.dumps(rows))
     before, again = methods.rerun(cells[0].name, None, tmp_path / "results")
     assert (before["cell"], again["cell"]) == (cells[0].name, cells[0].name)
     assert again["again"]
