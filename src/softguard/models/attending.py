@@ -46,20 +46,21 @@ def gradients(
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        rows, groups, _, width = key.shape
-        stacked = query.reshape(rows * groups, -1, width) * scale
-        keys, values = key.reshape(rows * groups, -1, width), value.reshape(rows * groups, -1, width)
+        rows, groups = key.shape[:2]
+        stacked, keys, values = (x.reshape(rows * groups, -1, x.shape[3]) for x in (query, key, value))
+        stacked = stacked * scale
         if mask is not None:
             mask = mask.expand(rows, 1, query.shape[2], key.shape[2])
         weights = weights_of(stacked, keys, mask, query.shape[1])
         ctx.save_for_backward(stacked, keys, values, weights)
-        ctx.scale, ctx.shapes = scale, (query.shape, key.shape)
-        return torch.bmm(weights, values).view(query.shape)
+        ctx.scale, ctx.shapes = scale, (query.shape, key.shape, value.shape)
+        return torch.bmm(weights, values).view(*query.shape[:3], value.shape[3])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
         stacked, keys, values, weights = ctx.saved_tensors
-        by_query, (by_key, by_value) = gradients(incoming[0].reshape(stacked.shape), stacked, weights, keys, values, ctx.scale)
-        query, key = ctx.shapes
-        return by_query.view(query), by_key.view(key), by_value.view(key), None, None
+        sent = incoming[0].reshape(len(stacked), -1, values.shape[2])
+        by_query, (by_key, by_value) = gradients(sent, stacked, weights, keys, values, ctx.scale)
+        query, key, value = ctx.shapes
+        return by_query.view(query), by_key.view(key), by_value.view(value), None, None

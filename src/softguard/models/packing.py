@@ -122,7 +122,7 @@ class _AttendPacked(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # N x heads x d
         heads, groups = q.shape[1], k.shape[1]
-        out, kept = q.new_empty(q.shape), []
+        out, kept = q.new_empty(*q.shape[:2], v.shape[2]), []
         for group in packing.groups:
             shared = packing.shared if group.first else 0
             stacked = _queries(q, group.grid, group.rows, groups, scale)
@@ -139,18 +139,18 @@ class _AttendPacked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor | None, ...]:
         packing, groups, kept = ctx.packing, ctx.key_heads, ctx.saved_tensors
-        given = incoming[0][0]  # N x H x d
-        width, shared = given.shape[2], packing.shared
-        by_query = given.new_empty(given.shape)
-        by_key, by_value = (given.new_empty(len(given), groups, width) for _ in range(2))
-        from_others = [given.new_zeros(shared, groups, width) for _ in range(2)]
+        given, shared = incoming[0][0], packing.shared  # N x H x d
+        widths = [x.shape[2] for x in kept[1:3]]  # of keys, and of values, which may be others
+        by_query = given.new_empty(*given.shape[:2], widths[0])
+        by_key, by_value = (given.new_empty(len(given), groups, width) for width in widths)
+        from_others = [given.new_zeros(shared, groups, width) for width in widths]
         for at, group in reversed([*enumerate(packing.groups)]):  # the shared tokens last
             stacked, keys, values, weights = kept[4 * at : 4 * at + 4]
             sent = _sent(given, group.grid, group.keep, group.rows, groups)
             found, by_keys = gradients(sent, stacked, weights, keys, values, ctx.scale)
             _put(by_query, found, group)
             for k, (out, of_keys) in enumerate(zip((by_key, by_value), by_keys, strict=True)):
-                own = of_keys.view(group.rows, groups, -1, width)
+                own = of_keys.view(group.rows, groups, -1, of_keys.shape[2])
                 if group.first:
                     from_others[k] += own[:, :, :shared].sum(0).transpose(0, 1)
                     own = own[:, :, shared:]

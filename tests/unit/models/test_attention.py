@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from softguard.models import response_states
+from softguard.models.attending import attend
 from softguard.models.attention import FUSED, GROUPED, attention_for, use_kernel
 from softguard.models.drawing import choose
+from softguard.models.packing import Packing, attend_packed
 from tests.fakes import tiny_model
 
 PROMPTS = [[1, 2, 3, -1, 4], [9, 8, -2], [5, 6, 7, 8, 9, 10, -1]]
@@ -75,3 +77,28 @@ def test_what_is_impossible_is_never_drawn() -> None:
     logits[:, ::2] = -torch.inf
     drawn = choose(logits, 1.0, torch.linspace(0, 1 - 1e-9, 500, dtype=torch.float64))
     assert (drawn % 2 == 1).all()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_gradient_is_autograds_where_values_have_a_width_of_their_own(masked: bool) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    shapes = ((2, 4, 5, 6), (2, 2, 7, 6), (2, 2, 7, 3))
+    given = [torch.randn(*shape, dtype=torch.float64, generator=drawn).requires_grad_() for shape in shapes]
+    mask = torch.randn(1, 1, 5, 7, dtype=torch.float64, generator=drawn) if masked else None
+    assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, mask, 0.3), given)
+    q, k, v = given
+    scores = 0.3 * q @ k.repeat_interleave(2, 1).transpose(2, 3) + (0 if mask is None else mask)
+    torch.testing.assert_close(attend(q, k, v, mask, 0.3), scores.softmax(-1) @ v.repeat_interleave(2, 1))
+
+
+def test_the_gradient_of_packed_attention_is_autograds() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    branches = [[0, 0, 1, 2], [0, 1, 1, 2, 2], [0] * 9]
+    packing = Packing.of(3, branches, torch.float64, torch.device("cpu"), fused=False)
+    assert len(packing.groups) == 3  # the shared tokens, two of nearly equal length, a longer one
+    tokens = 3 + sum(map(len, branches))
+    given = [
+        torch.randn(1, heads, tokens, width, dtype=torch.float64, generator=drawn).requires_grad_()
+        for heads, width in ((4, 5), (2, 5), (2, 3))
+    ]
+    assert torch.autograd.gradcheck(lambda q, k, v: attend_packed(q, k, v, packing, 0.3), given)
