@@ -162,18 +162,18 @@ class _AttendPacked(torch.autograd.Function):
 
 def _queries(tokens: Tensor, grid: Tensor, rows: int, groups: int, scale: float) -> Tensor:
     """N x H x d -> B G x (H/G L) x d, scaled."""
-    taken = tokens.index_select(0, grid)
-    length, heads, width = len(grid) // rows, tokens.shape[1], tokens.shape[2]
-    by_group = taken.view(rows, length, groups, heads // groups, width).permute(0, 2, 3, 1, 4)
-    return (by_group * scale).reshape(rows * groups, -1, width)
+    return _stacked(tokens.index_select(0, grid) * scale, rows, groups)
 
 
 def _sent(tokens: Tensor, grid: Tensor, keep: Tensor, rows: int, groups: int) -> Tensor:
     """As `_queries`, of gradients: a pad repeats a token, whose gradient must count once."""
-    taken = tokens.index_select(0, grid) * keep[:, None, None]
-    length, heads, width = len(grid) // rows, tokens.shape[1], tokens.shape[2]
-    by_group = taken.view(rows, length, groups, heads // groups, width).permute(0, 2, 3, 1, 4)
-    return by_group.reshape(rows * groups, -1, width)
+    return _stacked(tokens.index_select(0, grid) * keep[:, None, None], rows, groups)
+
+
+def _stacked(taken: Tensor, rows: int, groups: int) -> Tensor:
+    """B L x H x d -> B G x (H/G L) x d."""
+    by_head = taken.view(rows, -1, *taken.shape[1:]).transpose(1, 2)
+    return by_head.reshape(rows * groups, -1, taken.shape[2])
 
 
 def _keys(tokens: Tensor, grid: Tensor, rows: int, shared: int) -> Tensor:
