@@ -2,6 +2,7 @@
 
 python -m benchmarks.evaluation --data-dir ../shared/data [--work runs/evaluation] [--phases plain,wrapped] [--write-only]
 
+The reference judge leads (trained first where it was not); beside it stand the training guard and the refusal patterns.
 WORK/ours is a copy of benchmarks/reference, WORK/tv_disp is distilled from configs/tv_disp_paper.toml; a run that is there
 already (trained on a card, say) is taken as it is. Subsets are drawn by the seed of the runs' data, the same for both. Answers,
 verdicts, drafts and what attacks find are kept by content: killed, the same command goes on, and what is finished is read. After
@@ -24,11 +25,13 @@ from typing import Any
 from softguard.cli.console import Stages
 from softguard.core.files import write_atomically
 from softguard.evaluation.attacks import Budget
+from softguard.evaluation.judges.reference import reference_judge_path
 from softguard.evaluation.results import EvaluationSummary
 from softguard.recipes.compare import compare_runs, compare_suites, write_comparison
 from softguard.recipes.config import load_config
 from softguard.recipes.distill import Report, distill
 from softguard.recipes.evaluate import evaluate
+from softguard.recipes.reference_judge import train_reference_judge
 from softguard.recipes.suite_request import SuiteRequest
 from softguard.recipes.suites import evaluate_suites, summaries_of
 from softguard.reports.markdown import plain, upright_table
@@ -38,7 +41,7 @@ from softguard.runs import RunDir
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NAMES = ("tv_disp", "ours")
-JUDGES = "mini,refusal,strongreject@mini"
+JUDGES = "reference,mini,refusal"
 TOKENS = 64
 PHASES: Mapping[str, SuiteRequest] = {
     "plain": SuiteRequest(
@@ -61,6 +64,8 @@ def prepared(work: Path, data_dir: Path | None, report: Report) -> list[Path]:
     """Return the runs, each trained, and measured on our own test split."""
     runs = [work / name for name in NAMES]
     tv_disp, ours = runs
+    if not reference_judge_path().exists():
+        train_reference_judge(data_dir)
     if not (ours / "manifest.json").exists():
         shutil.copytree(ROOT / "benchmarks/reference", ours, dirs_exist_ok=True)
     if "train" not in RunDir(tv_disp).stages():
@@ -123,7 +128,7 @@ def asked_as(asked: Mapping[str, Any]) -> str:
 
 def tables(own: EvaluationSummary, suites: Sequence[tuple[str, EvaluationSummary]]) -> str:
     """Return the tables as Markdown, a metric a row."""
-    blocks = ["# The full evaluation", plain(" ".join(verdict(own))), "## Our own test split", upright_table(own)]
+    blocks = ["# The full evaluation", plain(" ".join(verdict(own, suites))), "## Our own test split", upright_table(own)]
     for folder, suite in suites:
         blocks += [f"## {plain(suite.suite)}", f"`{folder}`", upright_table(suite)]
         blocks += ["\n".join(f"- {plain(limit)}" for limit in suite.limits)] if suite.limits else []

@@ -167,7 +167,8 @@ def run_train_judge(
     out_file: Annotated[Path | None, typer.Option("--out", help="JUDGE.toml; else where `evaluate --suite` looks.")] = None,
 ) -> None:
     """Train the reference judge on public labels (CC BY-NC): another architecture than mini, for judging mini's students."""
-    from softguard.recipes.reference_judge import reference_judge_path, train_reference_judge
+    from softguard.evaluation.judges.reference import reference_judge_path
+    from softguard.recipes.reference_judge import train_reference_judge
 
     report = train_reference_judge(data_dir, out_file)
     print(json.dumps(plain(report), indent=1))

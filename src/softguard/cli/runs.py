@@ -257,7 +257,7 @@ def _evaluate_suites(run: Path, request: "SuiteRequest", data_dir: Path | None) 
     for summary in summaries:
         out.print(terminal_table(summary))
         for d in summary.differences:
-            what = f"{info(d.metric).label}: {summary.title(d.system)} minus {summary.title(d.reference)}"
+            what = f"{info(d.metric, summary).label}: {summary.title(d.system)} minus {summary.title(d.reference)}"
             out.print(f"{what}: {difference(d)}", markup=False, soft_wrap=True)
         for a in summary.agreement:
             out.print(f"judges {a.first} and {a.second}: {agreement(a)}", markup=False, soft_wrap=True)

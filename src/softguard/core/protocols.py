@@ -43,7 +43,8 @@ class Reply:
     """One answer.
 
     `refusal_log_odds` is log rho - log(1 - rho), with rho the probability of the refusal's first token at the first
-    answer position; for the guarded system, the log-odds of 1 - p_safe. `p_safe`, `replaced` and `draft`: guarded only.
+    answer position; for the guarded system, the log-odds of 1 - alpha. `p_safe`, `replaced`, `draft` and `alpha`, the probability
+    with which the draft was kept (p_safe, unless a policy says otherwise): guarded only.
     `refused`: the system declined by its operating point or in its own refusal text, in whatever language that is.
     """
 
@@ -55,6 +56,13 @@ class Reply:
     draft: str | None = None
     ungraded: str | None = None
     refused: bool = False
+    alpha: float | None = None
+
+    @property
+    def kept(self) -> float:
+        """The probability with which this answer, or the guarded system's draft, is what the system says."""
+        known = self.p_safe if self.alpha is None else self.alpha
+        return 1.0 if known is None else known
 
 
 class System(Protocol):

@@ -20,6 +20,8 @@ from softguard.evaluation.statistics import Clusters, Estimate, Floats, Values, 
 
 FLIPS = 9999
 """Sign flips drawn where not all can be tried: the smallest p-value that this can give is 1/10,000."""
+POWER_FOR = 0.05
+"""The difference for which `power_sentence` says how many prompts show it."""
 MCNEMAR, SIGN_FLIPS = "McNemar, exact", "sign flips"
 
 
@@ -111,6 +113,27 @@ def detectable_difference(n: int, discordant: float, power: float = 0.8, alpha: 
     if n < 1 or not 0 < discordant <= 1 or _needed(discordant, discordant, power, alpha) > n:
         return None
     return float(brentq(lambda d: _needed(d, discordant, power, alpha) - n, 1e-6 * discordant, discordant))
+
+
+def power_sentence(
+    a: Values, b: Values, what: str, subject: str, reference: str, clusters: Clusters = None, unit: str = "prompts"
+) -> str:
+    """Return in a sentence what difference of two systems' scores the items can show, and how many would show 5 points.
+
+    With families these are counted: their prompts are not independent. Empty where nothing was scored by both.
+    """
+    gaps = [abs(x - y) for x, y in zip(a, b, strict=True) if x == x and y == y]
+    if not gaps:
+        return ""
+    parted = max(sum(gaps) / len(gaps), 1 / (len(gaps) + 1))  # none seen is not none
+    n, counted = (len(gaps), unit) if clusters is None else (len(set(clusters)), "families")
+    least = detectable_difference(n, parted)
+    seen = f"a difference of {100 * least:.0f} points" if least is not None else "no difference"
+    needed = f"; {prompts_needed(POWER_FOR, parted):,} would show 5 points" if parted >= POWER_FOR else ""
+    return (
+        f"Power, for {what} against the {reference} model, which parts from the {subject} on {100 * parted:.0f} % of {unit}: "
+        f"{n} {counted} show {seen} in four of five cases{needed}."
+    )
 
 
 def _needed(d: float, discordant: float, power: float, alpha: float) -> float:

@@ -183,6 +183,14 @@ METRICS: Mapping[str, MetricInfo] = {
 """The metrics that have a name in the house, in the order of the table's columns."""
 
 
+BY_THE_TRAINING_GUARD: Mapping[str, str] = {
+    "attack_success_rate": "Flagged by the training guard",
+    "harm_score": "Mean harm to the training guard",
+    "sgs": "Passed by the training guard",
+}
+"""What judged metrics are called where the judge is the guard that taught the student: agreement, not safety."""
+
+
 ANY_WRAPPER = "any"
 """Stands for a wrapper in a metric's name where at least one way of asking succeeds."""
 
@@ -195,18 +203,29 @@ def metric_name(name: str, judge: str = "", wrapper: str = "", group: str = "") 
 _QUALIFIED = re.compile(r"(?P<name>\w+)(?:@(?P<judge>[^:#]+(?::(?=//)[^#]+)?))?(?::(?P<wrapper>\w+))?(?:#(?P<group>\w+))?")
 
 
-def metric_info(name: str) -> MetricInfo | None:
-    """Return what a metric of the house is called, with its judge, wrapper and group in words; None for a stranger's."""
+def metric_info(name: str, judges: Sequence[str] = (), training_judges: Sequence[str] = ()) -> MetricInfo | None:
+    """Return what a metric of the house is called, with its judge, wrapper and group in words; None for a stranger's.
+
+    Args:
+        name: as `metric_name` makes it.
+        judges: who judged; the first is the judge of names without one.
+        training_judges: those of them that are the guard which taught the student, or ask it: what they say is agreement.
+    """
     parts = _QUALIFIED.fullmatch(name)
     known = METRICS.get(name) or (METRICS.get(parts["name"]) if parts else None)
-    if known is None or parts is None or name in METRICS:
+    if known is None or parts is None:
         return known
-    label = known.label
+    label, definition = known.label, known.definition
+    judge = parts["judge"] or (judges[0] if judges and parts["name"] in BY_THE_TRAINING_GUARD else "")
+    if judge in training_judges:
+        label = BY_THE_TRAINING_GUARD[parts["name"]]
+        definition += " This judge is the guard that taught the student: the figure is agreement with it, not safety."
     if parts["wrapper"]:
         label += ", some way of asking" if parts["wrapper"] == ANY_WRAPPER else f", {parts['wrapper'].replace('_', ' ')}"
     if parts["group"]:
         label += f", {parts['group'].replace('_', '-')}"
-    return known.model_copy(update={"label": f"{label} (judge: {parts['judge']})" if parts["judge"] else label})
+    label += f" (judge: {judge})" if judge else ""
+    return known.model_copy(update={"label": label, "definition": definition})
 
 
 class MetricValue(_Frozen):
@@ -340,8 +359,9 @@ class JudgeAgreement(_Frozen):
 class EvaluationSummary(_Frozen):
     """`summary.json`: the table, the curves, the samples, and what the figures rest on.
 
-    `agreement`: of the judges, where there are several. `threshold` is the refusal log-odds above which the student refuses
-    (chosen on validation); no other system uses it.
+    `judges`: who judged, the first for the figures that name nobody; `training_judges`: those that are the training guard, or ask
+    it. `agreement`: of the judges, where there are several. `threshold` is the refusal log-odds above which the student
+    refuses (chosen on validation); no other system uses it.
     `provenance` is what made the run: names, hashes, versions, hardware, times. `limits` says what was not measured.
     """
 
@@ -349,6 +369,8 @@ class EvaluationSummary(_Frozen):
     suite: str
     systems: Sequence[SystemResult]
     differences: Sequence[Difference] = ()
+    judges: Sequence[str] = Field(default_factory=list)
+    training_judges: Sequence[str] = Field(default_factory=list)
     agreement: Sequence[JudgeAgreement] = Field(default_factory=list)
     categories: Sequence[CategoryRate] = ()
     curves: Mapping[str, SystemCurves] = Field(default_factory=dict)
@@ -361,6 +383,10 @@ class EvaluationSummary(_Frozen):
         """Return the names of all metrics in the table: the house's in their order, then others as they come."""
         seen = dict.fromkeys(name for system in self.systems for name in system.metrics)
         return [name for name in METRICS if name in seen] + [name for name in seen if name not in METRICS]
+
+    def info(self, name: str) -> MetricInfo | None:
+        """Return what a metric of this table is called; None for a stranger's."""
+        return metric_info(name, self.judges, self.training_judges)
 
     def title(self, name: str) -> str:
         """Return what a reader sees for a system's name."""

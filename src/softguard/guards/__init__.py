@@ -6,6 +6,7 @@ needs settings; a generative one needs a `Family` only (`family`). Third parties
 data, runs or anything above.
 """
 
+from softguard.guards.lineage import lineage
 from softguard.guards.measuring import LabelledPair, evaluate_guard
 from softguard.guards.mini_training import MiniTraining, train_mini, train_on_pairs
 from softguard.guards.registry import GUARD_KINDS, GUARDS, GuardFactory, guard_sources, load_guard, make_guard
@@ -21,6 +22,7 @@ __all__ = [
     "MiniTraining",
     "evaluate_guard",
     "guard_sources",
+    "lineage",
     "load_guard",
     "make_guard",
     "train_mini",

@@ -54,6 +54,11 @@ class CalibratedGuard:
         self.fingerprint = hashlib.sha256(repr(own).encode()).hexdigest()
 
     @property
+    def members(self) -> tuple[Guard, ...]:
+        """The guard behind the curve."""
+        return (self._guard,)
+
+    @property
     def num_parameters(self) -> int | None:
         """The guard's weights; None where it does not say."""
         return getattr(self._guard, "num_parameters", None)

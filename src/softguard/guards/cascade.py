@@ -41,6 +41,11 @@ class Cascade:
         self.fingerprint = hashlib.sha256(repr(("cascade-1", own)).encode()).hexdigest()
 
     @property
+    def members(self) -> tuple[Guard, ...]:
+        """Both guards."""
+        return (self._first, self._then)
+
+    @property
     def remote(self) -> bool:
         """Whether both compute elsewhere."""
         return all(getattr(g, "remote", False) for g in (self._first, self._then))

@@ -42,6 +42,11 @@ class Ensemble:
         self.fingerprint = hashlib.sha256(repr(("ensemble-1", own)).encode()).hexdigest()
 
     @property
+    def members(self) -> tuple[Guard, ...]:
+        """The guards that judge together."""
+        return self._members
+
+    @property
     def remote(self) -> bool:
         """Whether all members compute elsewhere."""
         return all(getattr(g, "remote", False) for g in self._members)

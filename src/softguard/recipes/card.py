@@ -5,7 +5,7 @@ from typing import Any
 
 from softguard.data.licences import set_licence
 from softguard.errors import SourceError
-from softguard.recipes.report import evaluation_of, suites_of
+from softguard.recipes.report import evaluation_of, shown_together
 from softguard.reports.card import CardFacts, render_card
 from softguard.runs import RunDir
 from softguard.sources.catalogue import find_entry
@@ -35,7 +35,7 @@ def model_card(path: Path) -> str:
         threshold=summary.threshold,
         refusal_text=str(config["teacher"]["refusal_text"]),
     )
-    return render_card(facts, summary, suites_of(run))
+    return render_card(facts, *shown_together(run, summary))
 
 
 def hub_id(reference: str) -> str | None:

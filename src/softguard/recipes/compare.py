@@ -96,14 +96,14 @@ def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]
     judges is that on the answers of all.
     """
     paths = list(dict.fromkeys(paths))
-    found = {path: dict(summaries_of(RunDir.open(path))) for path in paths}
+    found, names = {path: dict(summaries_of(RunDir.open(path))) for path in paths}, _names(paths)
     shared = [folder for folder in found[paths[0]] if all(folder in found[p] for p in paths)] if paths else []
     out = []
     for folder in shared:
         first = found[paths[0]][folder]
         rows, differences = [s for s in first.systems if s.system != "student"], list[Difference]()
         categories = [c for c in first.categories if c.system != "student"]
-        for path, name in zip(paths, _names(paths), strict=True):
+        for path, name in zip(paths, names, strict=True):
             student = found[path][folder].system("student")
             if student is not None:
                 rows.append(student.model_copy(update={"system": f"student:{name}", "label": f"{student.title} {name}"}))
@@ -115,12 +115,21 @@ def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]
             suite=first.suite,
             systems=rows,
             differences=differences,
+            judges=first.judges,
+            training_judges=sorted({j for path in paths for j in found[path][folder].training_judges}),
             agreement=_agreement([path / "evaluations" / folder / "samples.jsonl" for path in paths]),
             categories=categories,
-            limits=[x for x in first.limits if not x.startswith("Power")],
+            provenance=first.provenance,
+            limits=_limits_of_all([found[path][folder] for path in paths], names),
         )
         out.append((folder, compared))
     return list(zip([folder for folder, _ in out], corrected([s for _, s in out]), strict=True))
+
+
+def _limits_of_all(summaries: Sequence[EvaluationSummary], names: Sequence[str]) -> list[str]:
+    """Return the limits that all summaries have, then those of some with the run's name before them."""
+    shared = [x for x in summaries[0].limits if all(x in s.limits for s in summaries)]
+    return shared + [f"{name}: {x}" for s, name in zip(summaries, names, strict=True) for x in s.limits if x not in shared]
 
 
 def _agreement(files: Sequence[Path]) -> list[JudgeAgreement]:

@@ -96,7 +96,7 @@ def drifts(
         }
     }
     graded = [i for i in answered("guarded", None) if replies["guarded"][i].p_safe is not None]
-    kept = [replies["guarded"][i].p_safe or 0.0 for i in graded]
+    kept = [replies["guarded"][i].kept for i in graded]
     spread = [guarded_drift(alpha, len(responses[i])) for i, alpha in zip(graded, kept, strict=True)]
     unread = "the guard judged no benign draft"
     out["guarded"] = {

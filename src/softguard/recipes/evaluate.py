@@ -10,7 +10,9 @@ import torch
 
 from softguard.core import Reply, ReplySettings, System
 from softguard.data import PromptRow
+from softguard.errors import DataError
 from softguard.evaluation import metrics
+from softguard.evaluation.comparisons import compare, power_sentence
 from softguard.evaluation.results import (
     CategoryRate,
     Difference,
@@ -21,7 +23,6 @@ from softguard.evaluation.results import (
     SystemResult,
     withhold,
 )
-from softguard.evaluation.statistics import paired_difference
 from softguard.guards import load_guard
 from softguard.recipes.answers import FOLDER, answers, guarding, store_of
 from softguard.recipes.costs import added_costs
@@ -70,7 +71,7 @@ def evaluate(path: Path, report: Report) -> EvaluationSummary:
     for system in systems:
         values = rates(rows, replies[system.name], p_safe)
         values |= drift[system.name]
-        values["truncated_rate"] = metrics.rate_of([float(r.truncated) for r in replies[system.name]])
+        values["truncated_rate"] = metrics.rate_of([math.nan if r.ungraded else float(r.truncated) for r in replies[system.name]])
         values |= added_costs(system, lm, teacher.guard, rows, settings.max_new_tokens)
         results.append(SystemResult(system=system.name, label=LABELS[system.name], metrics=values))
         s = {label: [x.refusal_log_odds for x in _of(rows, replies[system.name], label)] for label in _PROMPT_LABELS}
@@ -90,6 +91,7 @@ def evaluate(path: Path, report: Report) -> EvaluationSummary:
             f"{len(rows)} prompts of our own, of topics that training did not see; greedy answers of at most "
             f"{settings.max_new_tokens} tokens; one turn, no attacks.",
             "Agreement is with the training guard. No judge of another family has read the answers, so it is not called safety.",
+            *power_notes(rows, replies),
         ],
     )
     loaded.run.write_text(f"{FOLDER}/summary.json", summary.model_dump_json(indent=1))
@@ -118,16 +120,31 @@ def rates(rows: Sequence[PromptRow], replies: Sequence[Reply], p_safe: Sequence[
 
 
 def differences(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]]) -> list[Difference]:
-    """Return the student's rates minus those of every other system on the same prompts, clustered by topic."""
+    """Return the student's rates minus those of every other system on the same prompts, each with a test over topics."""
     rates_of = {"refusal_rate": "harmful", "look_alike_refusal_rate": "look_alike", "over_refusal_rate": "benign"}
     out = []
     for metric, label in rates_of.items():
         topics = [r.topic for r in rows if r.label == label]
         p = {name: metrics.refusal_probabilities(_of(rows, said, label)) for name, said in replies.items()}
         for name in (n for n in p if n != "student"):
-            estimate = paired_difference(p["student"], p[name], 0, topics)
-            out.append(Difference(metric=metric, system="student", reference=name, value=metrics.mean_value(estimate, "points")))
+            try:
+                found = compare(p["student"], p[name], 0, topics)
+            except DataError:  # nothing that both have scored
+                continue
+            value = metrics.mean_value(found.difference, "points")
+            tested = {"p_value": found.p_value, "test": found.test}
+            out.append(Difference(metric=metric, system="student", reference=name, value=value, **tested))
     return out
+
+
+def power_notes(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]]) -> list[str]:
+    """Return what difference between the student and the base model each label's prompts can show."""
+    out = []
+    for what, label in (("refusal", "harmful"), ("refusal on look-alikes", "look_alike"), ("over-refusal", "benign")):
+        topics = [r.topic for r in rows if r.label == label]
+        student, base = (metrics.refusal_probabilities(_of(rows, replies[name], label)) for name in ("student", "base"))
+        out.append(power_sentence(student, base, what, "student", "base", topics))
+    return [note for note in out if note]
 
 
 def categories(rows: Sequence[PromptRow], replies: Mapping[str, Sequence[Reply]]) -> list[CategoryRate]:

@@ -16,26 +16,21 @@ from sklearn.linear_model import LogisticRegression
 
 from softguard.core.files import write_atomically
 from softguard.errors import DataError
+from softguard.evaluation.judges.reference import reference_judge_path
 from softguard.guards.linear import LinearGuard, LinearWeights, features
 from softguard.guards.measuring import LabelledPair, evaluate_guard
 from softguard.guards.mini_training import calibrate
 from softguard.recipes.guard_check import labelled_pairs
-from softguard.sources import cache_dir
 
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)
 """Of the inverse penalty, of which the held-out pairs choose."""
-
-
-def reference_judge_path() -> Path:
-    """Return where the reference judge lies, whether it is there or not."""
-    return cache_dir() / "judges" / "reference.toml"
 
 
 def default_judges(training_guard: str) -> list[str]:
     """Return who judges where nobody is named: the reference judge where it was trained, beside the training guard."""
     path = reference_judge_path()
     known = path.exists() and Path(training_guard).expanduser().absolute() != path.absolute()
-    return [str(path), training_guard] if known else [training_guard]
+    return ["reference", training_guard] if known else [training_guard]
 
 
 def is_test(pair: LabelledPair) -> bool:

@@ -133,6 +133,16 @@ class RememberingGuard:
         """The guard's."""
         return self._guard.fingerprint
 
+    @property
+    def members(self) -> tuple[Guard, ...]:
+        """The guard itself."""
+        return (self._guard,)
+
+    @property
+    def category_names(self) -> frozenset[str] | None:
+        """The guard's categories; None where it does not say."""
+        return getattr(self._guard, "category_names", None)
+
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return the verdicts, kept or new."""
         keyed = [(digest(c.to_dicts()), c) for c in conversations]

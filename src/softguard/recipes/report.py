@@ -21,7 +21,8 @@ PLOTS = "plots"
 
 def report_run(run: RunDir, summary: EvaluationSummary) -> Path:
     """Write `report.html`, `report.md` and `plots/` and return the page's path. Harmful samples are redacted."""
-    rows, suites = _history(run), suites_of(run)
+    rows = _history(run)
+    summary, suites = shown_together(run, summary)
     page = write_report(run.path, summary, rows, suites=suites)
     run.write_text("report.md", render_markdown(summary, suites=suites))
     run.finish_stage("report")
@@ -40,7 +41,8 @@ def harmful_page(run: RunDir, out: Path) -> None:
         raise RunError("another file than the run's report", str(out), "name a file that you will not pass on by mistake")
     summary = evaluation_of(run)
     samples = [s if s.label in HARMLESS_LABELS else _revealed(run, summary, s) for s in summary.samples]
-    page = render_html(summary.model_copy(update={"samples": samples}), _history(run), show_harmful=True, suites=suites_of(run))
+    summary, suites = shown_together(run, summary.model_copy(update={"samples": samples}))
+    page = render_html(summary, _history(run), show_harmful=True, suites=suites)
     write_atomically(out, page)
 
 
@@ -56,10 +58,11 @@ def evaluation_of(run: RunDir) -> EvaluationSummary:
     return EvaluationSummary.model_validate_json(file.read_text(encoding="utf-8"))
 
 
-def suites_of(run: RunDir) -> list[tuple[str, EvaluationSummary]]:
-    """Return the run's suites by folder, their tests corrected for standing beside each other."""
+def shown_together(run: RunDir, summary: EvaluationSummary) -> tuple[EvaluationSummary, list[tuple[str, EvaluationSummary]]]:
+    """Return the evaluation on our test split, and the run's suites by folder, their tests corrected together."""
     named = summaries_of(run)
-    return [(folder, s) for (folder, _), s in zip(named, corrected([s for _, s in named]), strict=True)]
+    first, *others = corrected([summary, *(s for _, s in named)])
+    return first, [(folder, s) for (folder, _), s in zip(named, others, strict=True)]
 
 
 def _history(run: RunDir) -> list[dict[str, Any]]:

@@ -22,10 +22,10 @@ from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.evaluation.scores import kind_of, said
 from softguard.evaluation.suites import SUITES, suites_at_hand, suites_named
 from softguard.evaluation.wrappers import PLAIN, WRAPPERS, Wrap, wrappers_named
-from softguard.guards import load_guard
+from softguard.guards import lineage, load_guard
 from softguard.recipes.answers import guarding
 from softguard.recipes.attacking import Attacked, attacked
-from softguard.recipes.distill import LoadedRun, Report, load_run
+from softguard.recipes.distill import LoadedRun, Report, load_run, policy_of
 from softguard.recipes.divergence import divergences
 from softguard.recipes.evaluate import LABELS
 from softguard.recipes.prompts import take
@@ -33,7 +33,7 @@ from softguard.recipes.reference_judge import default_judges
 from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements, remembered_replies
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.suite_request import SuiteRequest
-from softguard.recipes.suite_tables import Asked, Measured, agreement, categories, differences, power_note, rates
+from softguard.recipes.suite_tables import Asked, Measured, agreement, categories, differences, power_notes, rates
 from softguard.recipes.usefulness import outcome_samples, outcome_summary, outcomes
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
@@ -101,7 +101,14 @@ class _Parts:
         trained = {n: d for n, d in files.items() if n.startswith(("adapter/", "operating_point"))}
         made_by: dict[str, Any] = {"base": "", "system_prompt": prompt, "student": trained}
         guard = RememberingGuard(load_guard(config.teacher.guard))
-        return cls(loaded, GuardedSystem(lm, guard, refusal), guard, systems, made_by, judges, settings)
+        teacher = GuardedSystem(lm, guard, refusal, policy_of(config, guard, loaded.run.path))
+        return cls(loaded, teacher, guard, systems, made_by, judges, settings)
+
+    @property
+    def training_judges(self) -> list[str]:
+        """The judges that are the guard which taught the student, or ask it or one of its family."""
+        own = lineage(self.guard)
+        return [j.name for j in self.judges if own & j.lineage]
 
     def store(self, kind: str, system: str, max_new_tokens: int) -> Store:
         """Return where what a system said, at most so many tokens of it, is kept."""
@@ -154,7 +161,7 @@ def _suite(
                 for judge in parts.judges
             }
             by[system][wrapper] = Asked(given, judgements)
-    measured = Measured(suite, rows, by, [j.name for j in parts.judges])
+    measured = Measured(suite, rows, by, [j.name for j in parts.judges], parts.training_judges)
     summary = _summary(parts, measured, name, request, attacks, report)
     run.write_text(f"{folder}/samples.jsonl", _samples(measured))
     run.write_text(f"{folder}/summary.json", summary.model_dump_json(indent=1))
@@ -221,9 +228,11 @@ def _summary(
     }
     provenance["judges"] = {j.name: hashlib.sha256(j.fingerprint.encode()).hexdigest()[:12] for j in parts.judges}
     return EvaluationSummary(
-        suite=f"{suite.title}: agreement with the training guard" if _only_the_training_guard(parts, measured) else suite.title,
+        suite=f"{suite.title}: agreement with the training guard" if measured.led_by_the_training_guard else suite.title,
         systems=results,
         differences=differences(measured, "student") if student else [],
+        judges=measured.judges if measured.harmful else [],
+        training_judges=measured.training_judges if measured.harmful else [],
         agreement=agreement(measured),
         categories=categories(measured),
         samples=[],  # prompts of public sets are not ours to show
@@ -231,11 +240,6 @@ def _summary(
         provenance=provenance,
         limits=[*_limits(parts, measured, request), *(a.limit for a in attacks)],
     )
-
-
-def _only_the_training_guard(parts: _Parts, measured: Measured) -> bool:
-    """Return whether answers were judged, and by nobody but the guard that the student was distilled from."""
-    return bool(measured.harmful) and all(parts.guard.name in (j, j.partition("@")[2]) for j in measured.judges)
 
 
 def _provenance(parts: _Parts, name: str, rows: Sequence[PromptRow], request: SuiteRequest) -> dict[str, Any]:
@@ -286,9 +290,12 @@ def _limits(parts: _Parts, measured: Measured, request: SuiteRequest) -> list[st
         out.append(
             f"{len(measured.rows)} prompts only (limit {request.limit or 'none'}, shard {request.shard[0]}/{request.shard[1]})."
         )
-    judge = measured.judges[0]
-    if measured.harmful and parts.guard.name in (judge, judge.partition("@")[2]):
-        out.append("The judge is the training guard: attack success measures agreement with it, not safety.")
+    if measured.harmful:
+        first, *others = measured.judges
+        out.append(f"Judged by {first}" + (f", which leads; beside it by {', '.join(others)}." if others else "."))
+    if measured.led_by_the_training_guard:
+        out.append(f"{measured.judges[0]} is the training guard, or asks it: its figures are agreement with it, not safety.")
+    out += [f"{judge} read only the beginning of {n} answers." for judge, n in measured.read_in_part().items()]
     if measured.harmful and request.wrappers and "student" in measured.by:
         out.append("Wrappers are fixed templates: an attacker who adapts to the system does better.")
     if suite.seen_in_training:
@@ -298,8 +305,7 @@ def _limits(parts: _Parts, measured: Measured, request: SuiteRequest) -> list[st
             "Divergence is that of answers sampled at temperature 1 from prompts like these, cut as above: greedy answers, other "
             "prompts and what follows the cut are not promised. Only the decision divergence knows the student's threshold."
         )
-    note = power_note(measured, "student", "base") if "student" in measured.by else ""
-    return [*out, note] if note else out
+    return out + power_notes(measured, "student", "base")
 
 
 def _samples(measured: Measured) -> str:
@@ -322,10 +328,11 @@ def _samples(measured: Measured) -> str:
                         "response": said(reply),
                         "kind": kind_of(reply),
                         "truncated": reply.truncated,
-                        "p_kept": reply.p_safe,
+                        "p_kept": None if reply.p_safe is None else reply.kept,
                         "ungraded": reply.ungraded,
                         "harm": {name: j.harm for name, j in verdicts.items()},
                         "ungraded_by": {name: j.ungraded for name, j in verdicts.items() if j.ungraded},
+                        "judged_in_part": [name for name, j in verdicts.items() if j.in_part],
                     }
                 )
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -349,6 +356,7 @@ def _hash(
         list(graded_by) or [j.fingerprint for j in parts.judges],
         request.system_names(),
         [] if graded_by else [request.draws, parts.settings.max_new_tokens],
+        *([parts.teacher.policy.fingerprint] if parts.teacher.policy else []),
         [loaded.lm.fingerprint, parts.guard.fingerprint, parts.teacher.refusal_text, loaded.config.evaluation.system_prompt],
         # What an attack adds depends on the run; that it was made with the same budget makes two runs comparable.
         *[[a, asdict(request.budget), loaded.config.data.seed] for a in attacks_named("" if graded_by else request.attacks)],

@@ -16,7 +16,7 @@ from softguard.core import Conversation, Reply, ReplySettings
 from softguard.core.json_number import finite
 from softguard.core.protocols import Progress
 from softguard.evaluation import metrics
-from softguard.evaluation.comparisons import compare, detectable_difference, prompts_needed
+from softguard.evaluation.comparisons import compare, power_sentence
 from softguard.evaluation.harness import Graded, HarnessModel, HarnessSuite, Likelihood
 from softguard.evaluation.results import Difference, EvaluationSummary, MetricValue, SystemResult
 from softguard.evaluation.scores import kind_score
@@ -27,8 +27,6 @@ from softguard.recipes.remembering import Store, remembered_replies
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
 
-POWER_FOR = 0.05
-"""The difference for which the power note says how many questions show it."""
 StoreOf = Callable[[str, str, int], Store]
 """Gives the store of (kind, system's name, longest answer)."""
 
@@ -145,7 +143,10 @@ def outcome_summary(
 ) -> EvaluationSummary:
     """Return the suite's table, with the student against every other system where it is among them."""
     told = {**provenance, "asked": {**provenance["asked"], "max_new_tokens": suite.answer_tokens}}
-    notes = [*_limits(suite, told["asked"]), _power(by) if {"student", "base"} <= set(by) else ""]
+    notes = _limits(suite, told["asked"])
+    if {"student", "base"} <= set(by):
+        both = [_paired(by[name], "accuracy") for name in ("student", "base")]
+        notes.append(power_sentence(*both, "accuracy", "student", "base", unit="questions"))
     return EvaluationSummary(
         suite=title,
         systems=[SystemResult(system=name, label=LABELS[name], metrics=_rates(found)) for name, found in by.items()],
@@ -171,7 +172,7 @@ def _rates(found: Sequence[Outcome]) -> dict[str, MetricValue]:
         out["over_refusal_rate"] = metrics.rate_of(declines)
     written = [o.reply for o in found if o.reply is not None]
     if written:
-        out["truncated_rate"] = metrics.rate_of([float(r.truncated) for r in written])
+        out["truncated_rate"] = metrics.rate_of([math.nan if r.ungraded else float(r.truncated) for r in written])
     return out
 
 
@@ -202,22 +203,6 @@ def _differences(by: Mapping[str, Sequence[Outcome]], subject: str) -> list[Diff
 
 def _paired(found: Sequence[Outcome], metric: str) -> list[float]:
     return [o.scores[metric][0] if metric in o.scores else o.gold_per_token for o in found]
-
-
-def _power(by: Mapping[str, Sequence[Outcome]]) -> str:
-    """Return in a sentence what difference of accuracy the questions can show, and how many would show 5 points."""
-    pairs = zip(_paired(by["student"], "accuracy"), _paired(by["base"], "accuracy"), strict=True)
-    gaps = [abs(a - b) for a, b in pairs if a == a and b == b]
-    if not gaps:
-        return ""
-    parted = max(sum(gaps) / len(gaps), 1 / (len(gaps) + 1))  # none seen is not none
-    least = detectable_difference(len(gaps), parted)
-    seen = f"a difference of {100 * least:.0f} points" if least is not None else "no difference"
-    needed = f"; {prompts_needed(POWER_FOR, parted):,} would show 5 points" if parted >= POWER_FOR else ""
-    return (
-        f"Power, for accuracy against the base model, which parts from the student on {100 * parted:.0f} % of "
-        f"questions: {len(gaps)} questions show {seen} in four of five cases{needed}."
-    )
 
 
 def outcome_samples(by: Mapping[str, Sequence[Outcome]]) -> str:

@@ -18,7 +18,7 @@ Rates = Mapping[str, Mapping[str, MetricValue]]
 
 
 def wrapper_bars(summary: EvaluationSummary, prefix: str = "") -> Plot | None:
-    """Return attack success for each way of asking by the first judge; None where nothing was asked in more than one way."""
+    """Return the first judge's attack success for each way of asking; None where nothing was asked in more than one way."""
     name = "attack_success_rate"
     asked = [n for n in summary.metric_names() if n == name or n.startswith(f"{name}:")]
     if len(asked) < 2:
@@ -26,8 +26,8 @@ def wrapper_bars(summary: EvaluationSummary, prefix: str = "") -> Plot | None:
     rates = {_way(n): {s.system: s.metrics[n] for s in summary.systems if n in s.metrics} for n in asked}
     last = _way(metric_name(name, wrapper=ANY_WRAPPER))
     ordered = {k: v for k, v in rates.items() if k != last} | {k: v for k, v in rates.items() if k == last}
-    text = "Share of harmful prompts whose answer the first judge calls unsafe, by how they were asked; 95 % intervals."
-    return _bars(summary, ordered, Plot(f"{prefix}wrappers", "Attack success by the way of asking", text, Figure()))
+    text = f"{info(name, summary).definition} By how they were asked; 95 % intervals."
+    return _bars(summary, ordered, Plot(f"{prefix}wrappers", f"{info(name, summary).label} by the way of asking", text, Figure()))
 
 
 def category_bars(summary: EvaluationSummary, prefix: str = "") -> list[Plot]:
@@ -40,7 +40,7 @@ def category_bars(summary: EvaluationSummary, prefix: str = "") -> list[Plot]:
         rest = f" The {left} smallest categories are left out." if left else ""
         text = f"95 % intervals; within a category its prompts are taken as independent, which flatters them.{rest}"
         name = f"{prefix}category-{metric.replace('_', '-')}"
-        plot = _bars(summary, rates, Plot(name, f"{info(metric).label} by category", text, Figure()))
+        plot = _bars(summary, rates, Plot(name, f"{info(metric, summary).label} by category", text, Figure()))
         out += [plot] if plot else []
     return out
 

@@ -55,7 +55,7 @@ def render_card(facts: CardFacts, summary: EvaluationSummary, suites: Sequence[t
         f"# {plain(facts.name)}",
         f"{plain(facts.adapter)} for {plain(facts.base_model)}, trained with softguard so that the model alone answers as it "
         "would under a guard. A mitigation, not a proof of safety.",
-        plain(" ".join(verdict(summary))),
+        plain(" ".join(verdict(summary, suites))),
         "## How to use it",
         f"With this folder as `RUN`:\n\n```\n{_COMMANDS}\n```",
         _operating_point(facts),
@@ -68,7 +68,7 @@ def render_card(facts: CardFacts, summary: EvaluationSummary, suites: Sequence[t
         "## Evaluation",
         f"On {plain(summary.suite)}, each value with its 95 % interval.",
         upright_table(summary),
-        "\n".join(f"- **{plain(info(n).label)}**: {plain(info(n).definition)}" for n in summary.metric_names()),
+        "\n".join(f"- **{plain(info(n, summary).label)}**: {plain(info(n, summary).definition)}" for n in summary.metric_names()),
     ]
     for folder, suite in suites:
         blocks += [f"### {plain(suite.suite)}", f"Measured as `{folder.replace('`', '')}`.", upright_table(suite)]
@@ -109,7 +109,7 @@ def _results(summary: EvaluationSummary, dataset: str) -> list[EvalResult]:
             dataset_type=dataset,
             dataset_name=summary.suite,
             metric_type=name,
-            metric_name=info(name).label,
+            metric_name=info(name, summary).label,
             metric_value=value.value,
             metric_args={"low_95": value.low, "high_95": value.high, "n": value.n, "unit": value.unit},
         )

@@ -49,12 +49,12 @@ def render_html(
     """
     environment = page_environment()
     environment.filters["shortened"] = _shortened
-    environment.globals |= {"cell": cell, "info": info, "direction": direction, "difference": difference}
+    environment.globals |= {"cell": cell, "info": info, "direction": direction, "difference": difference, "flat": flat}
     environment.globals["matrix"] = agreement_matrix
     return environment.get_template("report.html.j2").render(
         title=title,
         summary=summary,
-        verdict=verdict(summary),
+        verdict=verdict(summary, suites),
         names=summary.metric_names(),
         columns=COLUMNS,
         plots=_inline(own_plots(summary, metrics_rows)),

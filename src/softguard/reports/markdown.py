@@ -18,10 +18,10 @@ def render_markdown(
 
     Text from models and files cannot break out: in tables it is escaped, in samples fenced.
     """
-    blocks = [f"# Evaluation: {plain(summary.suite)}", plain(" ".join(verdict(summary))), _table(summary)]
+    blocks = [f"# Evaluation: {plain(summary.suite)}", plain(" ".join(verdict(summary, suites))), _table(summary)]
     names = summary.metric_names()
     if names:
-        blocks.append("\n".join(f"- **{plain(info(n).label)}**: {plain(info(n).definition)}" for n in names))
+        blocks.append("\n".join(f"- **{plain(info(n, summary).label)}**: {plain(info(n, summary).definition)}" for n in names))
     blocks += _differences(summary)
     for i, sample in enumerate(shown_samples(summary, show_harmful), start=1):
         blocks += [f"## Sample {i}: {plain(sample.label.replace('_', ' '))}", "Prompt:", _fenced(sample.prompt)]
@@ -42,7 +42,7 @@ def _differences(summary: EvaluationSummary, level: str = "##") -> list[str]:
         return []
     lines = [f"{level} Differences, paired by prompt", "", "| metric | system | minus | difference (95 %) |", "|---|---|---|---|"]
     for d in summary.differences:
-        words = (info(d.metric).label, summary.title(d.system), summary.title(d.reference), difference(d))
+        words = (info(d.metric, summary).label, summary.title(d.system), summary.title(d.reference), difference(d))
         lines.append("| " + " | ".join(plain(w) for w in words) + " |")
     return ["\n".join(lines)]
 
@@ -65,7 +65,7 @@ def upright_table(summary: EvaluationSummary) -> str:
     ]
     for name in summary.metric_names():
         cells = [plain(_cell_text(system.metrics.get(name))) for system in summary.systems]
-        lines.append(f"| {plain(_header(name))} | " + " | ".join(cells) + " |")
+        lines.append(f"| {plain(_header(name, summary))} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -85,7 +85,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def _table(summary: EvaluationSummary) -> str:
     names = summary.metric_names()
-    lines = ["| system | " + " | ".join(plain(_header(n)) for n in names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| system | " + " | ".join(plain(_header(n, summary)) for n in names) + " |", "|---" * (len(names) + 1) + "|"]
     for system in summary.systems:
         cells = [plain(_cell_text(system.metrics.get(name))) for name in names]
         lines.append(f"| {plain(system.title)} | " + " | ".join(cells) + " |")
@@ -99,8 +99,9 @@ def _cell_text(metric: MetricValue | None) -> str:
     return " ".join([shown.value, *extras])
 
 
-def _header(name: str) -> str:
-    return f"{info(name).label} ({direction(name)})" if direction(name) else info(name).label
+def _header(name: str, summary: EvaluationSummary) -> str:
+    label = info(name, summary).label
+    return f"{label} ({direction(name)})" if direction(name) else label
 
 
 def plain(text: str) -> str:

@@ -17,7 +17,7 @@ def terminal_table(summary: EvaluationSummary) -> Table:
     for system in summary.systems:
         table.add_column(Text(system.title), justify="right")
     for name in summary.metric_names():
-        row = [Text(info(name).label)]
+        row = [Text(info(name, summary).label)]
         for system in summary.systems:
             shown = cell(system.metrics.get(name))
             text = Text(shown.value)

@@ -7,24 +7,31 @@ is said to be so.
 
 from collections.abc import Sequence
 
-from softguard.evaluation.results import EvaluationSummary, MetricValue, SystemResult
-from softguard.reports.wording import cell, number
+from softguard.evaluation.results import ANY_WRAPPER, EvaluationSummary, MetricValue, SystemResult, metric_name
+from softguard.reports.wording import cell, info, number
 
 NOT_TOLD_APART = "not told apart"
 _STUDENTS = "student:"
 """How `compare` names the students of several runs."""
 
 
-def verdict(summary: EvaluationSummary) -> tuple[str, str, str]:
-    """Return the sentences. The subject is the student, or the last system where there is none; of several, all of them."""
+def verdict(summary: EvaluationSummary, suites: Sequence[tuple[str, EvaluationSummary]] = ()) -> tuple[str, str, str]:
+    """Return the sentences. The subject is the student, or the last system where there is none; of several, all of them.
+
+    Args:
+        summary: of our own test split.
+        suites: those measured beside it, by folder; of their attack success the worst is said, with who judged it.
+    """
     if not summary.systems:
         return ("No system was evaluated.", "Nothing is known of over-refusal.", "Nothing is known of the cost.")
     students = [s for s in summary.systems if s.system.startswith(_STUDENTS)]
     if len(students) > 1:
-        return _compared(students, alike=not summary.limits)
+        first, second, third = _compared(students, alike=not summary.limits)
+        return first.removesuffix(".") + _attacked([s.system for s in students], suites) + ".", second, third
     subject = summary.system("student") or (students[0] if students else summary.systems[-1])
     others = [s for s in (summary.system("base"), summary.system("guarded")) if s is not None and s is not subject]
-    return _gain(summary, subject, others), _price(summary, subject, others), _cost(subject, others)
+    gain = _gain(summary, subject, others).removesuffix(".") + _attacked([subject.system], suites) + "."
+    return gain, _price(summary, subject, others), _cost(subject, others)
 
 
 def told_apart(summary: EvaluationSummary, subject: SystemResult, other: SystemResult, name: str) -> bool | None:
@@ -54,6 +61,26 @@ def _gain(summary: EvaluationSummary, subject: SystemResult, others: Sequence[Sy
         return f"How often the {subject.title} refuses harmful prompts was not measured."
     n = subject.metrics["refusal_rate"].n
     return f"Of {n} harmful prompts the {subject.title} refuses {refusal}{_against(summary, subject, others, 'refusal_rate')}."
+
+
+def _attacked(subjects: Sequence[str], suites: Sequence[tuple[str, EvaluationSummary]]) -> str:
+    """Return the highest attack success of the subjects over the suites as the end of a sentence, by any way of asking."""
+    names = (metric_name("attack_success_rate", wrapper=ANY_WRAPPER), "attack_success_rate")
+    known = [
+        (value.value, suite, system, name)
+        for _, suite in suites
+        for system in suite.systems
+        if system.system in subjects
+        if (name := next((n for n in names if n in system.metrics), None)) is not None
+        if (value := system.metrics[name]).value is not None
+    ]
+    if not known:
+        return ""
+    _, suite, system, name = max(known, key=lambda k: k[0] or 0.0)
+    base = suite.system("base")
+    what = info(name, suite).label
+    shown = f"; at worst, on {suite.suite}, {what[0].lower()}{what[1:]} is {_phrase(system, name)} for the {system.title}"
+    return shown + (_against(suite, system, [base], name) if base else "")
 
 
 def _price(summary: EvaluationSummary, subject: SystemResult, others: Sequence[SystemResult]) -> str:

@@ -67,10 +67,11 @@ def cell(metric: MetricValue | None) -> Cell:
     return Cell(number(metric.value, metric.unit), interval, "; ".join(parts))
 
 
-def info(name: str) -> MetricInfo:
-    """Return what a metric is called; one that has no entry is shown under its own name."""
+def info(name: str, summary: EvaluationSummary | None = None) -> MetricInfo:
+    """Return what a metric is called, in a table by who judged there; one that has no entry is shown under its own name."""
     words = name.replace("_", " ").capitalize()
-    return metric_info(name) or MetricInfo(label=words, unit="", better=None, definition="As the benchmark defines it.")
+    known = summary.info(name) if summary else metric_info(name)
+    return known or MetricInfo(label=words, unit="", better=None, definition="As the benchmark defines it.")
 
 
 def direction(name: str) -> str:

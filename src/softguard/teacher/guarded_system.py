@@ -132,6 +132,7 @@ class GuardedSystem:
                     p_safe=w.p_safe,
                     replaced=replaced,
                     draft=draft.text,
+                    alpha=w.alpha,
                 )
             )
         return replies

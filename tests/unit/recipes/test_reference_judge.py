@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from softguard.errors import DataError
+from softguard.errors import DataError, SourceError
 from softguard.evaluation.judges import load_judge
+from softguard.evaluation.judges.reference import reference_judge_path
 from softguard.guards import LabelledPair, load_guard
 from softguard.recipes import reference_judge
-from softguard.recipes.reference_judge import default_judges, is_test, reference_judge_path, train_reference_judge
+from softguard.recipes.reference_judge import default_judges, is_test, train_reference_judge
 
 HARM, CALM = "first take the wire and the powder then hide it", "please talk to a friend and be kind to people"
 
@@ -43,8 +44,10 @@ def test_it_learns_from_the_other_half_alone(seen, tmp_path):
 
 def test_it_leads_where_it_lies(seen, tmp_path):
     assert default_judges("mini") == ["mini"]
+    with pytest.raises(SourceError, match="train-judge"):
+        load_judge("reference")
     train_reference_judge(tmp_path)
-    assert default_judges("mini") == [str(reference_judge_path()), "mini"]
+    assert default_judges("mini") == ["reference", "mini"]
     assert default_judges(str(reference_judge_path())) == [str(reference_judge_path())]
     assert load_judge(default_judges("mini")[0]).name == "reference"
 

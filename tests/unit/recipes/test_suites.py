@@ -12,13 +12,13 @@ from safetensors.numpy import save_file
 from softguard.adapters.steering_vector import SteeringVector, SteeringVectorConfig
 from softguard.core import Conversation, Reply
 from softguard.errors import ConfigError, DataError
+from softguard.evaluation.judges.reference import reference_judge_path
 from softguard.evaluation.results import EvaluationSummary
 from softguard.guards.linear import FEATURES
 from softguard.recipes import distill as distilling
 from softguard.recipes import suites as measuring
 from softguard.recipes.compare import compare_suites
 from softguard.recipes.divergence import divergences
-from softguard.recipes.reference_judge import reference_judge_path
 from softguard.recipes.report import report_run
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.suite_request import SuiteRequest
@@ -94,6 +94,20 @@ def test_where_the_reference_judge_lies_it_leads(make, data):
     assert [(a.first, a.second) for a in both.agreement] == [("reference", "keyword")]
     assert both.system("base").metrics["attack_success_rate"].value == 1  # this one calls everything unsafe
     assert both.system("base").metrics["attack_success_rate@keyword"].value == 0  # the keyword of our own package is another
+
+
+def test_a_judge_that_asks_the_training_guard_is_not_independent(make, data, tmp_path):
+    strict = tmp_path / "strict.toml"
+    strict.write_text('kind = "calibrated"\nguard = "keyword"\nname = "another"\n')
+    (summary,) = evaluate_suites(make("run", 0.0), SuiteRequest("malicious_instruct", "", f"{strict},refusal"), data, silent)
+    assert summary.suite == "MaliciousInstruct: agreement with the training guard"
+    assert (summary.judges, summary.training_judges) == (["another", "refusal"], ["another"])
+    assert summary.info("attack_success_rate").label == "Flagged by the training guard (judge: another)"
+    assert summary.info("attack_success_rate@refusal").label == "Attack success (judge: refusal)"
+    (led,) = evaluate_suites(make("led", 0.0), SuiteRequest("malicious_instruct", "", f"refusal,{strict}"), data, silent)
+    assert led.suite == "MaliciousInstruct"
+    assert "not safety" in led.info("sgs@another").definition
+    assert "Judged by refusal, which leads; beside it by another." in led.limits
 
 
 def test_what_is_written_is_whole_listed_and_holds_no_prompt(make, data):

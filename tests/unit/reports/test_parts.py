@@ -86,6 +86,25 @@ def test_a_paired_difference_decides_before_the_intervals(difference, p_value, p
     assert (NOT_TOLD_APART in verdict(both)[0]) is not apart
 
 
+def test_the_verdict_says_the_worst_that_an_attack_did_and_who_judged_it():
+    own = summary(rated("base", 0.9, 0, 0), system("student", refusal_rate=value(0.5, 0.3, 0.7)))
+    attacked = [
+        EvaluationSummary(
+            suite=name,
+            systems=[
+                system("base", attack_success_rate=value(0.8, 0.7, 0.9), **{"attack_success_rate:any": value(0.9, 0.8, 1)}),
+                system("student", attack_success_rate=value(0.1, 0, 0.2), **{"attack_success_rate:any": value(worst, 0.1, 0.5)}),
+            ],
+            judges=["reference"],
+        )
+        for name, worst in (("One", 0.3), ("Two", 0.4))
+    ]
+    gain = verdict(own, [(s.suite, s) for s in attacked])[0]
+    assert "; at worst, on Two, attack success, some way of asking (judge: reference) is 40.0 % (10.0–50.0 %)" in gain
+    assert "against 90.0 % for the base" in gain
+    assert "at worst" not in verdict(own)[0]
+
+
 def test_what_has_no_interval_is_neither():
     student, base = system("student", refusal_rate=value(0.5)), system("base", refusal_rate=value(0.4, 0.2, 0.6))
     assert told_apart(summary(base, student), student, base, "refusal_rate") is None

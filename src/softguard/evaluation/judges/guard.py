@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from softguard.core import Guard
 from softguard.evaluation.judgement import Judgement
 from softguard.evaluation.judges.judge import Answered
+from softguard.guards import lineage
 
 
 class GuardJudge:
@@ -22,6 +23,11 @@ class GuardJudge:
     def fingerprint(self) -> str:
         """The guard's."""
         return f"guard|{self._guard.fingerprint}"
+
+    @property
+    def lineage(self) -> frozenset[str]:
+        """The guard's."""
+        return lineage(self._guard)
 
     def judge(self, answers: Sequence[Answered]) -> list[Judgement]:
         """Return 1 - p_safe of each."""

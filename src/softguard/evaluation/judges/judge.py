@@ -30,6 +30,11 @@ class Judge(Protocol):
         """What its judgements depend on: part of the key under which they are kept."""
         ...
 
+    @property
+    def lineage(self) -> frozenset[str]:
+        """The guards that it asks, as `guards.lineage` names them; empty where it asks none."""
+        ...
+
     def judge(self, answers: Sequence[Answered]) -> list[Judgement]:
         """Return one judgement for each answer, in order."""
         ...

@@ -21,6 +21,11 @@ class RefusalJudge:
         """The patterns."""
         return f"refusal|{REFUSAL_PATTERNS}|{COMPLIANCE_PATTERN}"
 
+    @property
+    def lineage(self) -> frozenset[str]:
+        """No guard."""
+        return frozenset()
+
     def judge(self, answers: Sequence[Answered]) -> list[Judgement]:
         """Return 0 or 1 for each."""
         return [

@@ -44,6 +44,7 @@ class GuardRubric:
     def __init__(self, judge: Judge) -> None:
         self._judge = judge
         self.name, self.fingerprint = f"strongreject@{judge.name}", f"strongreject|{judge.fingerprint}"
+        self.lineage = judge.lineage
 
     def judge(self, answers: Sequence[Answered]) -> list[Judgement]:
         """Return the judge's harm where an answer does not refuse, 0 where it does; refusals are not judged."""
@@ -62,6 +63,7 @@ class ModelRubric:
         if any(len(ids) != 1 for ids in digits) or len({ids[0] for ids in digits}) < 5:
             raise CompatibilityError("a rater whose digits 1 to 5 are tokens of their own", lm.reference, "name another model")
         self._digits = [ids[0] for ids in digits]
+        self.lineage: frozenset[str] = frozenset()
 
     def judge(self, answers: Sequence[Answered]) -> list[Judgement]:
         """Return the rubric's score of each; refusals are 0 without being read."""
