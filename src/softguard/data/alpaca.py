@@ -16,6 +16,6 @@ FILE = PublicFile(
 
 @PROMPT_SETS.register("alpaca_heldout")
 def alpaca_heldout(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return the last 2,000 instructions that come without input: benign."""
+    """Return those of the last 2,000 instructions without input that are not about minors: benign."""
     found = read_prompts(FILE, data_dir, lambda row: [] if row.get("input") else [Picked(row["instruction"])])
     return prompt_rows("alpaca", "benign", found[-HELD_OUT:])

@@ -32,4 +32,4 @@ def beavertails_bad(data_dir: Path | None = None) -> list[PromptRow]:
 def beavertails_good(data_dir: Path | None = None) -> list[PromptRow]:
     """Return the questions with safe answers, as benign."""
     found = read_prompts(_file("Good"), data_dir, _user_turns)
-    return prompt_rows("beavertails", "benign", found, "train", drop_minors=True)
+    return prompt_rows("beavertails", "benign", found, "train")

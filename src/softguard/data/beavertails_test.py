@@ -54,4 +54,4 @@ def beavertails_test(data_dir: Path | None = None) -> list[PromptRow]:
 @PROMPT_SETS.register("beavertails_test_safe")
 def beavertails_test_safe(data_dir: Path | None = None) -> list[PromptRow]:
     """Return the questions all of whose answers were safe, as benign; a harmful one that was answered with care is among them."""
-    return prompt_rows("beavertails_test_safe", "benign", _questions(data_dir, safe=True), drop_minors=True)
+    return prompt_rows("beavertails_test_safe", "benign", _questions(data_dir, safe=True))

@@ -22,4 +22,4 @@ FILE = PublicFile(
 def coconot_contrast(data_dir: Path | None = None) -> list[PromptRow]:
     """Return the requests: look-alikes; `topic` is the category of what they are near."""
     found = read_prompts(FILE, data_dir, lambda row: [Picked(row["prompt"], row["category"])])
-    return prompt_rows("coconot_contrast", "look_alike", found, drop_minors=True)
+    return prompt_rows("coconot_contrast", "look_alike", found)

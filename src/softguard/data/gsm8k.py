@@ -29,13 +29,13 @@ def _documents(name: str, data_dir: Path | None) -> list[Document]:
 @PROMPT_SETS.register("gsm8k_train")
 def gsm8k_train(data_dir: Path | None = None) -> list[PromptRow]:
     """Return the training questions: benign."""
-    return prompt_rows("gsm8k", "benign", _questions("train", data_dir), "train")
+    return prompt_rows("gsm8k", "benign", _questions("train", data_dir), "train", keep_minors=True)
 
 
 @PROMPT_SETS.register("gsm8k_test")
 def gsm8k_test(data_dir: Path | None = None) -> list[PromptRow]:
     """Return the test questions: benign."""
-    return prompt_rows("gsm8k_test", "benign", _questions("test", data_dir))
+    return prompt_rows("gsm8k_test", "benign", _questions("test", data_dir), keep_minors=True)
 
 
 def gsm8k_documents(data_dir: Path | None = None) -> list[Document]:

@@ -20,7 +20,8 @@ FILE = PublicFile(
 @PROMPT_SETS.register("ifeval")
 def ifeval(data_dir: Path | None = None) -> list[PromptRow]:
     """Return the prompts: benign."""
-    return prompt_rows("ifeval", "benign", read_prompts(FILE, data_dir, lambda row: [Picked(row["prompt"])]))
+    found = read_prompts(FILE, data_dir, lambda row: [Picked(row["prompt"])])
+    return prompt_rows("ifeval", "benign", found, keep_minors=True)
 
 
 def ifeval_documents(data_dir: Path | None = None) -> list[Document]:

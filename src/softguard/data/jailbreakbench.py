@@ -29,5 +29,5 @@ def jailbreakbench(data_dir: Path | None = None) -> list[PromptRow]:
         return read_prompts(FILES[half], data_dir, lambda row: [Picked(row["Goal"], row["Category"])])
 
     return prompt_rows("jailbreakbench", "harmful", goals("harmful")) + prompt_rows(
-        "jailbreakbench", "look_alike", goals("benign"), drop_minors=True
+        "jailbreakbench", "look_alike", goals("benign")
     )

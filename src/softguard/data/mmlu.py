@@ -20,7 +20,7 @@ def _question(row: dict[str, str]) -> list[Picked]:
 @PROMPT_SETS.register("mmlu")
 def mmlu(data_dir: Path | None = None) -> list[PromptRow]:
     """Return the test questions with their options, a line each: benign; `topic` is the subject."""
-    return prompt_rows("mmlu", "benign", read_prompts(FILE, data_dir, _question))
+    return prompt_rows("mmlu", "benign", read_prompts(FILE, data_dir, _question), keep_minors=True)
 
 
 def mmlu_documents(data_dir: Path | None = None) -> list[Document]:

@@ -21,6 +21,4 @@ FILE = PublicFile(
 @PROMPT_SETS.register("oktest")
 def oktest(data_dir: Path | None = None) -> list[PromptRow]:
     """Return the questions: look-alikes."""
-    return prompt_rows(
-        "oktest", "look_alike", read_prompts(FILE, data_dir, lambda row: [Picked(row["prompt"])]), drop_minors=True
-    )
+    return prompt_rows("oktest", "look_alike", read_prompts(FILE, data_dir, lambda row: [Picked(row["prompt"])]))

@@ -29,5 +29,5 @@ def openai_moderation(data_dir: Path | None = None) -> list[PromptRow]:
         return read_prompts(FILE, data_dir, pick)
 
     return prompt_rows("openai_moderation", "harmful", labelled(True)) + prompt_rows(
-        "openai_moderation", "benign", labelled(False), drop_minors=True
+        "openai_moderation", "benign", labelled(False)
     )

@@ -29,6 +29,4 @@ def or_bench(data_dir: Path | None = None) -> list[PromptRow]:
     def requests(part: str) -> list[Picked]:
         return read_prompts(FILES[part], data_dir, lambda row: [Picked(row["prompt"], row["category"])])
 
-    return prompt_rows("or_bench", "look_alike", requests("hard-1k"), drop_minors=True) + prompt_rows(
-        "or_bench", "harmful", requests("toxic")
-    )
+    return prompt_rows("or_bench", "look_alike", requests("hard-1k")) + prompt_rows("or_bench", "harmful", requests("toxic"))

@@ -46,5 +46,5 @@ _MINORS = re.compile(
 
 
 def mentions_minors(text: str) -> bool:
-    """Return whether a prompt speaks of minors: loaders of harmful sets drop such rows, whatever the request."""
+    """Return whether a prompt speaks of minors: loaders drop such rows, whatever the request."""
     return bool(_MINORS.search(text))

@@ -2,7 +2,7 @@
 
 A loader is one file of this room: it states a `PublicFile` and picks prompts from its rows. The folder of `--data-dir` or
 SOFTGUARD_DATA comes first. What is not there is fetched from Hugging Face or GitHub where we know the file to the letter;
-else the error names its home. Rows about minors are dropped from harmful sets, whatever the request.
+else the error names its home. Rows about minors are dropped, whatever the request, but for the sets of decision 0029.
 """
 
 import csv
@@ -96,14 +96,13 @@ def read_rows(file: PublicFile, data_dir: Path | None, pick: Callable[[Any], Ite
 
 
 def prompt_rows(
-    source: str, label: Label, picked: Iterable[Picked], split: Split = "test", *, drop_minors: bool = False
+    source: str, label: Label, picked: Iterable[Picked], split: Split = "test", *, keep_minors: bool = False
 ) -> list[PromptRow]:
-    """Return rows without duplicates and, where they are harmful or it is asked for, without those about minors."""
-    drop_minors = drop_minors or label == "harmful"
+    """Return rows without duplicates or those about minors; `keep_minors` keeps these, for sets that a program grades."""
     seen: dict[str, PromptRow] = {}
     for prompt, topic in picked:
         text = prompt.strip()
-        if text and text not in seen and not (drop_minors and mentions_minors(f"{topic}: {text}")):
+        if text and text not in seen and (keep_minors or not mentions_minors(f"{topic}: {text}")):
             seen[text] = PromptRow(f"{source}-{label}-{len(seen)}", text, label, source, topic=topic, split=split)
     return list(seen.values())
 

@@ -38,4 +38,4 @@ def toxigen(data_dir: Path | None = None) -> list[PromptRow]:
 
         return read_prompts(FILE, data_dir, pick)
 
-    return prompt_rows("toxigen", "harmful", rated(True)) + prompt_rows("toxigen", "look_alike", rated(False), drop_minors=True)
+    return prompt_rows("toxigen", "harmful", rated(True)) + prompt_rows("toxigen", "look_alike", rated(False))

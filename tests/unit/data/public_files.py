@@ -8,7 +8,8 @@ import pyarrow.parquet
 
 FILES = {
     "advbench/harmful_behaviors.csv": "goal,target\nDo A,Sure\nDo A to a schoolgirl,Sure\nDo B,Sure\n",
-    "alpaca/alpaca_instructions_no_input.json": '[{"instruction": "Name it", "input": "a"}, {"instruction": "List it"}]',
+    "alpaca/alpaca_instructions_no_input.json": '[{"instruction": "Name it", "input": "a"}, {"instruction": "List it"}, '
+    '{"instruction": "List toys for kids"}]',
     "beavertails_prompts/BeaverTailsBad.jsonl": '{"messages": [{"role": "system", "content": "S"}, '
     '{"role": "user", "content": "Bad"}]}\n',
     "beavertails_prompts/BeaverTailsGood.jsonl": '{"messages": [{"role": "user", "content": "Good"}]}\n'
@@ -16,7 +17,7 @@ FILES = {
     "catqa_red_instruct/catqa_english.json": '{"Fraud": {"Phishing": ["Q1", "Q2"]}, "Child Abuse": {"Neglect": ["Q3"]}}',
     "catqa_red_instruct/harmfulqa.json": '{"History": {"Ancient": ["Q4"]}}',
     "gsm8k/test.jsonl": '{"question": "1+1\u2028?", "answer": "2"}\n\n{"question": "1+2?", "answer": "3"}\n',
-    "gsm8k/train.jsonl": '{"question": "2+2?", "answer": "4"}\n',
+    "gsm8k/train.jsonl": '{"question": "2+2?", "answer": "4"}\n{"question": "2 boys?", "answer": "2"}\n',
     "harmbench/harmbench_behaviors_text_test.csv": "Behavior,FunctionalCategory,SemanticCategory,ContextString\n"
     'Do A,standard,illegal,\nDo B,contextual,illegal,"Line 1\nLine 2"\nDo C,contextual,illegal,A boy\n'
     "Sing D,copyright,copyright,\n",
@@ -24,14 +25,16 @@ FILES = {
     "Do E,standard,illegal,\nSing F,copyright,copyright,\n",
     "ibm_cast_harmful/condition_harmful_train.json": '{"train": [{"harmful": "H", "harmless": "B"}, '
     '{"harmful": "I", "harmless": "B"}]}',
-    "ifeval/input_data.jsonl": '{"key": 1, "prompt": "Write"}\n',
+    "ifeval/input_data.jsonl": '{"key": 1, "prompt": "Write"}\n{"key": 2, "prompt": "Write to kids"}\n',
     "inthewild_jailbreaks/inthewild_jailbreak_llms.json": '["Act as A", "Act as a toddler", "Act as B"]',
     "malicious_instruct/MaliciousInstruct.txt": "M 1\nM 2\n\n",
-    "mmlu/test.csv": "subject,question,A,B,C,D,answer\nalgebra,1+1?,1,2,3,4,B\n",
-    "mt_bench/question.jsonl": '{"category": "math", "turns": ["First", "Second"]}\n',
+    "mmlu/test.csv": "subject,question,A,B,C,D,answer\nalgebra,1+1?,1,2,3,4,B\nlaw,A minor?,1,2,3,4,B\n",
+    "mt_bench/question.jsonl": '{"category": "math", "turns": ["First", "Second"]}\n'
+    '{"category": "math", "turns": ["First of a child", "Second"]}\n',
     "openai_moderation/samples-1680.jsonl": '{"prompt": "T1", "S": 0, "H": 1, "V": 1, "S3": 0}\n{"prompt": "T2", "S": 0}\n'
     '{"prompt": "T3", "S": 1, "S3": 1}\n{"prompt": "T4 of my child", "H": 0}\n',
-    "xstest/xstest_prompts.csv": "prompt,type,label\nKill a process,homonyms,safe\nKill a man,contrast_homonyms,unsafe\n",
+    "xstest/xstest_prompts.csv": "prompt,type,label\nKill a process,homonyms,safe\n"
+    "Kill a child process,homonyms,safe\nKill a man,contrast_homonyms,unsafe\n",
 }
 FILES |= {
     "ailuminate/airr_official_1.0_demo_en_us_prompt_set_release.csv": "release_prompt_id,prompt_text,hazard,persona,locale,"
@@ -84,15 +87,15 @@ EXPECTED: dict[str, list[Row]] = {
     "detect_jailbreak": [("D 1", "harmful", "", "test")],
     "do_not_answer": [(f"Say {a}", "harmful", a, "test") for a in (*AREAS, "misinformation_harms")],
     "gsm8k_test": [("1+1\u2028?", "benign", "", "test"), ("1+2?", "benign", "", "test")],
-    "gsm8k_train": [("2+2?", "benign", "", "train")],
+    "gsm8k_train": [("2+2?", "benign", "", "train"), ("2 boys?", "benign", "", "train")],
     "harmbench": [("Do A", "harmful", "illegal", "test"), ("Line 1\nLine 2\n\n---\n\nDo B", "harmful", "illegal", "test")],
     "harmbench_standard": [("Do A", "harmful", "illegal", "test"), ("Do E", "harmful", "illegal", "test")],
     "harmbench_val": [("Do E", "harmful", "illegal", "validation")],
-    "ifeval": [("Write", "benign", "", "test")],
+    "ifeval": [("Write", "benign", "", "test"), ("Write to kids", "benign", "", "test")],
     "inthewild_jailbreaks": [("Act as A", "harmful", "", "test"), ("Act as B", "harmful", "", "test")],
     "jailbreakbench": [("Do J", "harmful", "Fraud/Deception", "test"), ("Tell J", "look_alike", "Fraud/Deception", "test")],
     "malicious_instruct": [("M 1", "harmful", "", "test"), ("M 2", "harmful", "", "test")],
-    "mmlu": [("1+1?\nA. 1\nB. 2\nC. 3\nD. 4", "benign", "algebra", "test")],
+    "mmlu": [(f"{q}\nA. 1\nB. 2\nC. 3\nD. 4", "benign", s, "test") for q, s in (("1+1?", "algebra"), ("A minor?", "law"))],
     "mt_bench": [("First", "benign", "math", "test")],
     "oktest": [('Is "bomb" a word?', "look_alike", "", "test")],
     "openai_moderation": [("T1", "harmful", "H, V", "test"), ("T2", "benign", "", "test")],

@@ -16,6 +16,7 @@ import pytest
 
 from softguard.data import PROMPT_SETS, PromptRow, load_prompts, mentions_minors
 from softguard.errors import DataError, MissingDataError
+from softguard.evaluation.suites import SUITES
 from tests.unit.data.public_files import AREAS, EXPECTED, FILES, binary_files
 
 URLOPEN = urllib.request.urlopen
@@ -53,6 +54,15 @@ def test_rows(folder: Path, name: str) -> None:
     rows = load_prompts(name, folder)
     assert [(r.prompt, r.label, r.topic, r.split) for r in rows] == EXPECTED[name]
     assert len({r.id for r in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", [n for n in SUITES if n != "softguard" and SUITES.get(n).task is None])
+def test_suites_that_judges_grade_lose_every_row_about_minors(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Were every row about minors, nothing would be left."""
+    load = SUITES.get(name).load
+    assert load(folder)
+    monkeypatch.setattr("softguard.data.public.mentions_minors", lambda text: True)
+    assert load(folder) == []
 
 
 def test_the_environment_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +254,7 @@ def real(name: str) -> list[PromptRow]:
     ("name", "counts"),
     [
         ("advbench", {"harmful": 480}),
+        ("alpaca_heldout", {"benign": 1978}),
         ("beavertails_bad", {"harmful": 4400}),
         ("beavertails_good", {"benign": 3500}),
         ("cast", {"harmful": 3700}),
@@ -253,7 +264,7 @@ def real(name: str) -> list[PromptRow]:
         ("harmbench", {"harmful": 210}),
         ("ifeval", {"benign": 530}),
         ("malicious_instruct", {"harmful": 95}),
-        ("mt_bench", {"benign": 80}),
+        ("mt_bench", {"benign": 76}),
         ("xstest", {"look_alike": 240, "harmful": 190}),
     ],
 )
@@ -262,7 +273,7 @@ def test_real_sets(name: str, counts: dict[str, int]) -> None:
     found = Counter(r.label for r in rows)
     assert set(found) == set(counts)
     assert all(found[label] >= count for label, count in counts.items())
-    assert not any(mentions_minors(r.prompt) for r in rows if r.label == "harmful")
+    assert not any(mentions_minors(r.prompt) for r in rows if name not in ("gsm8k_test", "ifeval"))
     if name == "harmbench":
         assert not any(r.topic == "copyright" for r in rows)
         assert sum("\n\n---\n\n" in r.prompt for r in rows) > 60

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from softguard.core import Conversation
-from softguard.errors import ConfigError, DataError
-from softguard.evaluation.wrappers import WRAPPERS, wrappers_named
+from softguard.errors import ConfigError, DataError, MissingDataError
+from softguard.evaluation.wrappers import WRAPPERS, wrappers_at_hand, wrappers_named
 from softguard.evaluation.wrappers.in_the_wild import LONGEST
 from softguard.evaluation.wrappers.past_tense import in_the_past
 from softguard.evaluation.wrappers.prefill import BEGINNING
@@ -96,3 +96,20 @@ def test_names() -> None:
     for wrong in ("plain", "base65"):
         with pytest.raises(ConfigError):
             wrappers_named(wrong)
+
+
+def test_of_all_what_is_nowhere_is_left_out_and_what_is_named_is_not(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOFTGUARD_OFFLINE", "1")
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(folder / "cache"))
+    empty = tmp_path_factory.mktemp("empty")
+    wraps, lacking = wrappers_at_hand("all", empty)
+    assert lacking == ["in_the_wild"]
+    assert list(wraps) == [name for name in WRAPPERS if name != "in_the_wild"]
+    assert REQUEST in wraps["role_play"](REQUEST, "1").prompt
+    wraps, lacking = wrappers_at_hand("all", folder)
+    assert (list(wraps), lacking) == (list(WRAPPERS), [])
+    for named in ("in_the_wild", "all, in_the_wild"):
+        with pytest.raises(MissingDataError, match="inthewild"):
+            wrappers_at_hand(named, empty)

@@ -28,7 +28,7 @@ class Suite:
         licence: of the prompts.
         size: how many prompts it has, as its authors count them.
         metric: what its authors report on it, and how ours differs.
-        load: gives the rows, from a folder of public sets or its home; rows about minors are dropped there.
+        load: gives the rows, from a folder of public sets or its home; where judges grade the answers, without rows about minors.
         groups: the names under which `--suite` takes it with others.
         family: the label that variants of one prompt share; intervals and tests are over families.
         seen_in_training: a warning where runs may train on it.

@@ -5,9 +5,9 @@ the system does better, so that their success is a floor. To add one, add a file
 `WRAPPERS.register("name")`; third parties use the entry-point group `softguard.wrappers`. Must not import models or systems.
 """
 
-from softguard.evaluation.wrappers.wrapper import PLAIN, WRAPPERS, Wrap, Wrapper, wrappers_named
+from softguard.evaluation.wrappers.wrapper import PLAIN, WRAPPERS, Wrap, Wrapper, wrappers_at_hand, wrappers_named
 from softguard.registry import discover
 
 discover(__name__, list(__path__))
 
-__all__ = ["PLAIN", "WRAPPERS", "Wrap", "Wrapper", "wrappers_named"]
+__all__ = ["PLAIN", "WRAPPERS", "Wrap", "Wrapper", "wrappers_at_hand", "wrappers_named"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from softguard.core import Conversation
-from softguard.errors import ConfigError
+from softguard.errors import ConfigError, MissingDataError
 from softguard.registry import Registry
 
 PLAIN = "plain"
@@ -54,3 +54,24 @@ def wrappers_named(given: str) -> list[str]:
             WRAPPERS.get(name)
             names[name] = None
     return list(names)
+
+
+def wrappers_at_hand(given: str, data_dir: Path | None) -> tuple[dict[str, Wrap], list[str]]:
+    """Return the wraps that a list means, by name, and the names of those of `all` whose data is nowhere to be had.
+
+    Raises:
+        ConfigError: see `wrappers_named`.
+        DataError: a file that is not what it has to be.
+        MissingDataError: the data of a wrapper that is named itself is nowhere to be had.
+    """
+    by_name = {word.strip() for word in given.split(",")}
+    wraps: dict[str, Wrap] = {}
+    lacking: list[str] = []
+    for name in wrappers_named(given):
+        try:
+            wraps[name] = WRAPPERS.get(name).make(data_dir)
+        except MissingDataError:
+            if name in by_name:
+                raise
+            lacking.append(name)
+    return wraps, lacking
