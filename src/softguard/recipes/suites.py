@@ -21,7 +21,7 @@ from softguard.evaluation.judges import Answered, Judge, load_judge
 from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.evaluation.scores import kind_of, said
 from softguard.evaluation.suites import SUITES, suites_at_hand, suites_named
-from softguard.evaluation.wrappers import PLAIN, WRAPPERS, Wrap, wrappers_named
+from softguard.evaluation.wrappers import PLAIN, WRAPPERS, Wrap, wrappers_at_hand
 from softguard.guards import lineage, load_guard
 from softguard.recipes.answers import guarding
 from softguard.recipes.attacking import Attacked, attacked
@@ -60,15 +60,15 @@ def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, re
     chosen = {name: _chosen(rows, request, loaded.config.data.seed) for name, rows in had.items()}
     names = [j.strip() for j in request.judges.split(",") if j.strip()] or default_judges(loaded.config.teacher.guard)
     parts = _Parts.of(loaded, request, [load_judge(name) for name in dict.fromkeys(names)])
-    wraps = {name: WRAPPERS.get(name).make(folder) for name in wrappers_named(request.wrappers)}
+    wraps, no_wraps = wrappers_at_hand(request.wrappers, folder)
     summaries = [
         _usefulness(parts, name, rows, request, folder, report)
         if SUITES.get(name).task
         else _suite(parts, name, rows, wraps, request, report)
         for name, rows in chosen.items()
     ]
-    if lacking:
-        note = f"Left out, since their prompts are nowhere to be had here: {', '.join(lacking)}."
+    if lacking or no_wraps:
+        note = f"Left out, since their prompts are nowhere to be had here: {', '.join([*lacking, *no_wraps])}."
         summaries[-1] = summaries[-1].model_copy(update={"limits": [*summaries[-1].limits, note]})
     return summaries
 
@@ -221,7 +221,7 @@ def _summary(
     student = "student" in measured.by
     provenance = _provenance(parts, name, rows, request)
     provenance["asked"] |= {
-        "wrappers": [w for w in wrappers_named(request.wrappers) if measured.harmful],
+        "wrappers": [w for w in next(iter(measured.by.values())) if w in WRAPPERS],
         "max_new_tokens": parts.settings.max_new_tokens,
         "drafts_for_divergence": request.draws,
         **({"attacks": {a.shown_as: a.facts for a in attacks}} if attacks else {}),
