@@ -53,7 +53,7 @@ PHASES: Mapping[str, SuiteRequest] = {
     "wrapped": SuiteRequest("harmbench", wrappers="all", judges=JUDGES, limit=30, max_new_tokens=TOKENS),
     "divergence": SuiteRequest("softguard", judges=JUDGES, limit=25, max_new_tokens=TOKENS, draws=8),
     "white_box": SuiteRequest(
-        "harmbench", judges=JUDGES, limit=20, max_new_tokens=TOKENS, attacks="all", budget=Budget(steps=50, seconds=60.0)
+        "harmbench", judges=JUDGES, limit=20, max_new_tokens=TOKENS, attacks="all", budget=Budget(steps=50, seconds=10.0)
     ),
     "usefulness": SuiteRequest("usefulness"),
 }
