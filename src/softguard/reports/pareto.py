@@ -1,7 +1,7 @@
-"""What safety costs: a mark with both intervals for each system, and the line of those that no other beats on both axes.
+"""What refusing costs: a mark with both intervals for each system, and the line of those that no other beats on both axes.
 
-Safety is the AUC here, not the share that is refused: along drift and compute, refusing everything would win by that share.
-Safety against over-refusal is `plots.trade_off_plot`.
+The gain is the AUC here, not the share that is refused: along drift and compute, refusing everything would win by that share.
+None of it is called safety: nobody has judged an answer. Refusal against over-refusal is `plots.trade_off_plot`.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from softguard.evaluation.results import EvaluationSummary, MetricValue
 from softguard.reports.drawing import GRID, MARKERS, NUM_SERIES, SERIES, STYLE, Plot
 from softguard.reports.wording import info, number
 
-_SAFETY = ("refusal_auc", "refusal_rate")
-"""What stands for safety: the first of these that systems have."""
+_GAINS = {"refusal_auc": "AUC", "refusal_rate": "Refusal"}
+"""What is gained: the first of these that systems have, and its name in titles."""
 _PRICES = {"benign_drift": ("safety-drift", "usefulness"), "extra_compute": ("safety-compute", "cost")}
 
 
@@ -29,7 +29,7 @@ class Spot(NamedTuple):
 
 
 def pareto_plots(summary: EvaluationSummary) -> list[Plot]:
-    """Return safety against usefulness (drift) and against cost (compute), each where two systems have both figures."""
+    """Return what is gained against usefulness (drift) and against cost (compute), each where two systems have both figures."""
     return [plot for price in _PRICES if (plot := _pareto(summary, price)) is not None]
 
 
@@ -44,11 +44,11 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def _pareto(summary: EvaluationSummary, price: str) -> Plot | None:
     name, what = _PRICES[price]
-    for safety in _SAFETY:
+    for gain in _GAINS:
         found = {
             i: (x, y)
             for i, s in enumerate(summary.systems)
-            if (x := _spot(s.metrics.get(price))) is not None and (y := _spot(s.metrics.get(safety))) is not None
+            if (x := _spot(s.metrics.get(price))) is not None and (y := _spot(s.metrics.get(gain))) is not None
         }
         if len(found) > 1:
             break
@@ -73,10 +73,10 @@ def _pareto(summary: EvaluationSummary, price: str) -> Plot | None:
                 label=summary.systems[i].title,
             )
         unit = info(price).unit
-        axes.set(xlabel=info(price).label + (", nats a token" if unit == "nats" else ""), ylabel=info(safety).label)
+        axes.set(xlabel=info(price).label + (", nats a token" if unit == "nats" else ""), ylabel=info(gain).label)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.3g} %" if unit == "ratio" else f"{v:.3g}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, info(safety).unit).replace(".0 %", " %")))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, info(gain).unit).replace(".0 %", " %")))
         axes.margins(0.08)
         figure.legend(loc="outside lower center", ncols=2)
     missing = [s.title for i, s in enumerate(summary.systems) if i not in found]
@@ -85,7 +85,7 @@ def _pareto(summary: EvaluationSummary, price: str) -> Plot | None:
         "Up and to the left is better; bars are 95 % intervals, of both axes where both are estimated. The grey line joins the "
         f"systems that no other beats on both by its values alone: where bars overlap, that order was not shown.{absent}"
     )
-    return Plot(name, f"Safety against {what}", text, figure)
+    return Plot(name, f"{_GAINS[gain]} against {what}", text, figure)
 
 
 def _spot(metric: MetricValue | None) -> Spot | None:

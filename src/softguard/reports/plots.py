@@ -1,4 +1,4 @@
-"""The plots of curves: ROC, safety against over-refusal, and training; costs as a file."""
+"""The plots of curves: ROC, refusal against over-refusal, and training; costs as a file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +63,7 @@ def trade_off_plot(summary: EvaluationSummary) -> Plot | None:
         figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
     lines = "Lines: as the threshold moves. " if curves else ""
     text = f"{lines}Marks: answers as measured, with 95 % intervals. Up and to the left is better."
-    return Plot("safety-over-refusal", "Safety against over-refusal", text, figure)
+    return Plot("safety-over-refusal", "Refusal against over-refusal", text, figure)
 
 
 def training_plot(rows: Sequence[Mapping[str, Any]]) -> Plot | None:
