@@ -5,7 +5,8 @@ python -m benchmarks.methods --run 1-objectives           # run a study; goes on
 python -m benchmarks.methods --rerun CELL                 # one cell again, beside its committed row
 
 A study is trained on validation alone; then the cells that validation chose are measured on the test split, once, and the rows
-are written to `benchmarks/methods/results/STUDY.json` with the table of all cells beside them.
+are written to `benchmarks/methods/results/STUDY.json` with the table of its cells beside them. All studies keep their cells in
+one folder: what another has trained is not trained again.
 """
 
 import argparse
@@ -41,14 +42,14 @@ def committed(results: Path = RESULTS) -> list[Row]:
 
 
 def run(name: str, out: Path, data_dir: Path | None, results: Path = RESULTS) -> list[Row]:
-    """Run a study and write its rows and its table.
+    """Run a study in the folder of all and write its rows and its table.
 
     Raises:
         ConfigError: no study of that name.
     """
     if name not in studies():
         raise ConfigError(f"a study among {', '.join(studies())}", repr(name), "name one of them")
-    cells, folder = load_study(studies()[name]), out / name
+    cells = load_study(studies()[name])
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(name, total=len(cells))
 
@@ -56,11 +57,11 @@ def run(name: str, out: Path, data_dir: Path | None, results: Path = RESULTS) ->
             if stage == "cells":
                 progress.update(task, completed=done, total=total)
 
-        run_study(cells, folder, data_dir, report, with_test=False)
-        run_study(chosen(cells, collect(name, cells, folder)), folder, data_dir, report)
-    rows = collect(name, cells, folder)
+        run_study(cells, out, data_dir, report, with_test=False)
+        run_study(chosen(cells, collect(name, cells, out)), out, data_dir, report)
+    rows = collect(name, cells, out)
     write_atomically(results / f"{name}.json", json.dumps(rows, indent=1) + "\n")
-    shutil.copyfile(write_table(cells, folder), results / f"{name}.parquet")
+    shutil.copyfile(write_table(cells, out), results / f"{name}.parquet")
     return rows
 
 
@@ -111,7 +112,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     parser.add_argument("--run", metavar="STUDY", help=", ".join(studies()))
     parser.add_argument("--rerun", metavar="CELL", help="the first digits of its config's hash")
-    parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="where --run keeps its runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="where --run keeps the runs of all studies")
     parser.add_argument("--data-dir", type=Path, help="folder of the public sets; SOFTGUARD_DATA by default")
     arguments = parser.parse_args(given)
     try:

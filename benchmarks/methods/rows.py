@@ -2,7 +2,7 @@
 
 A method is a cell's settings without its learning rate and seed. `chosen` is the learning rate of the best mean validation score
 over a method's seeds: no test figure takes part. Systems without a learning rate (base, guarded system, hard system prompt) are
-rows too, as they were measured beside the study's first evaluated cell. Harmful prompts are in no row.
+rows too, as they were measured beside the first evaluated cell that shares them. Harmful prompts are in no row.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 from softguard.evaluation.results import EvaluationSummary, MetricValue
 from softguard.recipes.answers import FOLDER
+from softguard.recipes.study import shared_systems
 from softguard.recipes.study_plan import Cell
 from softguard.runs import RunDir
 
@@ -22,7 +23,7 @@ FREE = ("training.learning_rate", "training.seed")
 
 def collect(study: str, cells: Sequence[Cell], out: Path) -> list[Row]:
     """Return a row for each cell that has ended and, once a cell is evaluated, for each system that all cells share."""
-    rows, shared = [], []
+    rows: list[Row] = []
     for cell in cells:
         folder, failure = out / "cells" / cell.name, out / "failures" / f"{cell.name}.json"
         row: Row = {"study": study, **describe(cell)}
@@ -40,13 +41,15 @@ def collect(study: str, cells: Sequence[Cell], out: Path) -> list[Row]:
             summary = EvaluationSummary.model_validate_json((folder / FOLDER / "summary.json").read_text(encoding="utf-8"))
             student = summary.system("student")
             row["metrics"] = with_intervals(student.metrics) if student else {}
-            shared = shared or [
-                {"study": study, "method": s.system, "status": "done", "metrics": with_intervals(s.metrics)}
-                for s in summary.systems
-                if s.system != "student"
-            ]
         rows.append(row)
     mark_chosen(rows)
+    for row in rows:
+        if not row.get("chosen", True):
+            row["metrics"] = {}  # another study has chosen and measured it
+    shared: list[Row] = [
+        {"study": study, "method": s.system, "status": "done", "metrics": with_intervals(s.metrics)}
+        for _, s in shared_systems(cells, out)
+    ]
     return [*shared, *rows]
 
 

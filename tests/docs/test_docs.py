@@ -57,8 +57,9 @@ def test_readme_commands_parse(line):
         assert (ROOT / named).is_file(), named
 
 
-def test_commands_for_many_gpus_parse():
-    text = (ROOT / "docs" / "many-gpus.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["many-gpus", "studies"])
+def test_commands_for_many_runs_and_machines_parse(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     lines = re.findall(r"^(softguard .*)$", text, re.MULTILINE)
     assert len(lines) >= 3
     for line in lines:
@@ -115,6 +116,13 @@ def test_configs_parse(path):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
 def test_studies_parse(path):
     assert len(load_study(path)) > 1
+
+
+def test_the_study_of_the_page_is_the_one_that_ships(tmp_path):
+    (written,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs" / "studies.md").read_text(encoding="utf-8"), re.M | re.S)
+    path = tmp_path / "study.toml"
+    path.write_text(written.replace("demo.toml", str(ROOT / "configs" / "demo.toml")), encoding="utf-8")
+    assert [c.name for c in load_study(path)] == [c.name for c in load_study(ROOT / "configs" / "study.toml")]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)

@@ -265,17 +265,20 @@ def test_no_examples_one_kind_no_guard_and_no_conversation(world):
         with pytest.raises(CompatibilityError, match="conversations"):
             check_fit(lm, made(name), [replace(e, conversation=None) for e in examples], config, weigher)
         check_fit(lm, made(name), examples, config, weigher)
-    with pytest.raises(CompatibilityError, match="leave it at 0"):
-        check_fit(lm, made("ppo"), examples, half, weigher)
+    for name in ("ppo", "perplexity"):
+        with pytest.raises(CompatibilityError, match="leave it at 0"):
+            check_fit(lm, made(name), examples, half, weigher)
 
 
-def test_another_tokenizer_is_refused():
+def test_another_tokenizer_is_refused(world):
     a, b = tiny_model(), tiny_model(seed=1)
     check_same_tokenizer(a, a)
     check_same_tokenizer(a, b)
     b.tokenizer.chat_template += " "
     with pytest.raises(CompatibilityError, match="same chat template"):
         check_same_tokenizer(a, b)
+    with pytest.raises(CompatibilityError, match="same chat template"):
+        check_fit(a, made("tv_disp"), world[1], CONFIG, GuardedSystem(b, ByteGuard()))
     b.tokenizer.add_tokens(["<new>"])
     with pytest.raises(CompatibilityError, match="same vocabulary"):
         check_same_tokenizer(a, b)

@@ -7,6 +7,7 @@ import typer
 
 from softguard.cli.console import Stages, err, out
 from softguard.cli.models import fetch_missing
+from softguard.errors import SoftguardError
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 def study(
     file: Annotated[Path, typer.Argument(help="TOML file: base, [settings] and [[grid]] tables; see configs/study.toml.")],
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the study; finished cells in it are not run again.")],
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the study, runs/NAME of FILE; finished cells in it are not run again.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Cells at a time here, as Ray tasks; they share out the cores.")] = 1,
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster, auto or ray://HOST:10001, that sees --out and the cache under these paths.")
@@ -37,13 +40,17 @@ def study(
     from softguard.reports import study_table, write_study_page
 
     cells = load_study(file)
+    out_dir = out_dir or Path("runs") / file.stem
     if dry_run:
         for cell in cells:
             print(cell.name, " ".join(f"{k}={v}" for k, v in cell.settings.items()))
         return
     with Stages() as stages:
         for model, guard in dict.fromkeys((c.config.model.name, c.config.teacher.guard) for c in cells):
-            fetch_missing(stages, model=model, guard=guard)
+            try:
+                fetch_missing(stages, model=model, guard=guard)
+            except SoftguardError as error:  # its cells fail, say so in the table, and stop no other
+                err.print(str(error), markup=False, soft_wrap=True)
         result = run_study(cells, out_dir, data_dir, stages, workers=workers, address=address, with_test=not validation_only)
     rows = read_table(result.table)
     write_study_page(rows, out_dir / "study.html")

@@ -37,7 +37,7 @@ from softguard.recipes.teacher_cache import described_server, split_by_source, t
 from softguard.recipes.tuning import apply, as_begun, tuned
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, load_policy
-from softguard.training import Example, TrainingResult, check_same_tokenizer, check_shares, fit, train
+from softguard.training import Example, TrainingResult, check_shares, fit, train
 
 POLICY_FILE = "policy.toml"
 Report = Callable[[str, int, int, dict[str, float]], None]
@@ -272,13 +272,15 @@ def check_objective(objective: Objective, config: Config, parts: Parts) -> None:
     Raises:
         CompatibilityError: see `check_fit`, which asks the same of the records.
     """
-    check_same_tokenizer(parts.teacher.lm, parts.lm)
     if "preference" in objective.needs and parts.teacher.policy is not None:
         found = f"{config.objective.kind} with a policy"
         raise CompatibilityError("a preference between y and one refusal", found, "take a distillation objective")
-    if "on_policy" in objective.needs and config.training.on_policy_fraction:
-        found = f"{config.objective.kind}, which samples every response"
-        raise CompatibilityError("training.on_policy_fraction with a distillation objective", found, "leave it at 0")
+    if "sequence" not in objective.needs:
+        found = f"{config.objective.kind}, which learns from no answer of the teacher"
+        if parts.teacher.policy is not None:
+            raise CompatibilityError("teacher.policy with a distillation objective", found, "leave teacher.policy out")
+        if config.training.on_policy_fraction:
+            raise CompatibilityError("training.on_policy_fraction with a distillation objective", found, "leave it at 0")
 
 
 def _bind(run: RunDir, made_by: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from softguard.recipes.cluster import Cluster
 def on_ray(job: Callable[..., str], arguments: Mapping[str, tuple[Any, ...]], cluster: Cluster) -> Iterator[tuple[str, str]]:
     """Yield the name of each job as it ends, with what went wrong: what `job` returned, or that its process died.
 
+    A job has a GPU for itself where the cluster has any: Ray hides them from tasks that ask for none.
+
     Args:
         job: returns what went wrong, empty where nothing did; it is sent to other processes, which import softguard.
         arguments: of each job, by its name.
@@ -22,7 +24,8 @@ def on_ray(job: Callable[..., str], arguments: Mapping[str, tuple[Any, ...]], cl
     if not arguments:
         return
     ray = cluster.connect()
-    task = ray.remote(num_cpus=cluster.threads, max_retries=0)(job)
+    gpus = int(ray.cluster_resources().get("GPU", 0) >= 1)
+    task = ray.remote(num_cpus=cluster.threads, num_gpus=gpus, max_retries=0)(job)
     waiting: dict[Any, str] = {task.remote(*given): name for name, given in arguments.items()}
     while waiting:
         done, _ = ray.wait(list(waiting), num_returns=1)

@@ -2,7 +2,7 @@
 
     OUT/cells/<hash>/            one run directory a cell
     OUT/failures/<hash>.json     what went wrong in a cell; gone once it succeeds
-    OUT/results.parquet          one row a cell, of finished and failed ones alike
+    OUT/results.parquet          one row a cell, of finished and failed ones alike, and one a system that cells share
 
 Drafts are content-addressed (`teacher`), so that cells which differ only in what is learned share them: one cell of each
 teacher runs first and fills the cache for the others. Ray does the scheduling; we write none.
@@ -16,7 +16,7 @@ from typing import Any
 
 from softguard.core.files import write_atomically
 from softguard.errors import CompatibilityError, ConfigError
-from softguard.evaluation.results import EvaluationSummary
+from softguard.evaluation.results import EvaluationSummary, SystemResult
 from softguard.recipes.answers import FOLDER
 from softguard.recipes.cluster import Cluster
 from softguard.recipes.config import on_this_machine, resolved, validate_config
@@ -28,6 +28,8 @@ from softguard.runs import RunDir
 
 Ended = Callable[[Cell, str], None]
 """Called with a cell that has ended and its error, empty where it succeeded."""
+_SHARED_SETTINGS = ("model.", "teacher.", "evaluation.", "data.seed")
+"""How the settings begin that the systems which cells share depend on."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ def run_study(
 
     Raises:
         CompatibilityError: the folder holds something else.
-        ConfigError: Ray is asked for and not installed.
+        ConfigError: pyarrow, or Ray where it is asked for, is not installed.
     """
+    _parquet()  # before minutes are spent on a cell
     if out.exists() and not (out.is_dir() and ((out / "cells").is_dir() or not any(out.iterdir()))):
         raise CompatibilityError(f"a study's folder, or none, at {out}", "something else", "choose another --out")
     (out / "cells").mkdir(parents=True, exist_ok=True)
@@ -96,16 +99,15 @@ def run_study(
 
 
 def write_table(cells: Sequence[Cell], out: Path) -> Path:
-    """Write `results.parquet`, a row for each cell that has ended, and return its path.
+    """Write `results.parquet`, a row for each cell that has ended and each system that cells share, and return its path.
 
     Columns: cell, config_sha256, status, error; the settings that any grid varies; best_step, num_parameters,
     validation_auc, validation_drift, validation_score, threshold, seconds; and each metric of the student on the test split
-    with its `_low`, `_high` and `_n`.
+    with its `_low`, `_high` and `_n`. A shared system has the status `shared`, its name as `system`, and no cell.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = _parquet()
     rows = [row for cell in cells if (row := _row(cell, out))]
+    rows += [_shared_row(cell, system) for cell, system in shared_systems(cells, out)]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [_scalar(row.get(name)) for row in rows] for name in names or ("cell",)}
     for name, values in columns.items():
@@ -122,18 +124,25 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: it is no such table, or pyarrow, which reads it, is not installed.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        todo = "pip install 'softguard[study]'"
-        raise ConfigError("pyarrow, for the table of a study", "it is not installed", todo) from error
-
+    pa, pq = _parquet()
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise ConfigError("the Parquet table of a study", f"{path}: {str(error)[:120]}", "run `softguard study`") from error
     return rows
+
+
+def shared_systems(cells: Sequence[Cell], out: Path) -> list[tuple[Cell, SystemResult]]:
+    """Return what was measured beside the students (base, guarded system, hard system prompt), each with a cell that tells of it.
+
+    Cells of one model, teacher, evaluation and draw of prompts share them: the first that is evaluated tells.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        config = cell.config
+        if "evaluate" in RunDir(out / "cells" / cell.name).stages():
+            first.setdefault(repr((config.model, config.teacher, config.evaluation, config.data.seed)), cell)
+    return [(cell, s) for cell in first.values() for s in _summary(cell, out).systems if s.system != "student"]
 
 
 def run_cell(config: Mapping[str, Any], run: str, data_dir: str | None, with_test: bool, report: Report) -> str:
@@ -207,11 +216,42 @@ def _row(cell: Cell, out: Path) -> dict[str, Any]:
     row["num_parameters"] = point.get("num_parameters")
     row |= {f"validation_{k}": v for k, v in point["validation"].items()}
     if "evaluate" in stages:
-        summary = EvaluationSummary.model_validate_json((folder / FOLDER / "summary.json").read_text(encoding="utf-8"))
-        student = summary.system("student")
-        for name, metric in (student.metrics if student else {}).items():
-            row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high, f"{name}_n": metric.n}
+        student = _summary(cell, out).system("student")
+        row |= _figures(student) if student else {}
     return row
+
+
+def _shared_row(cell: Cell, system: SystemResult) -> dict[str, Any]:
+    row: dict[str, Any] = {"cell": None, "config_sha256": None, "status": "shared", "error": None, "system": system.system}
+    row |= {key: value for key, value in cell.settings.items() if key.startswith(_SHARED_SETTINGS)}
+    return row | _figures(system)
+
+
+def _figures(system: SystemResult) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, metric in system.metrics.items():
+        row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high, f"{name}_n": metric.n}
+    return row
+
+
+def _summary(cell: Cell, out: Path) -> EvaluationSummary:
+    file = out / "cells" / cell.name / FOLDER / "summary.json"
+    return EvaluationSummary.model_validate_json(file.read_text(encoding="utf-8"))
+
+
+def _parquet() -> tuple[Any, Any]:
+    """Return the modules `pyarrow` and `pyarrow.parquet`.
+
+    Raises:
+        ConfigError: they are not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        todo = "pip install 'softguard[study]'"
+        raise ConfigError("pyarrow, for the table of a study", "it is not installed", todo) from error
+    return pa, pq
 
 
 def _scalar(value: Any) -> Any:

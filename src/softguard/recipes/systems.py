@@ -77,6 +77,7 @@ def run_systems(run: Path, guard: str | None) -> RunSystems:
     Raises:
         RunError: no finished run there.
         CompatibilityError: its adapter does not fit its base model.
+        ConfigError: the run's policy names categories that the guard does not tell.
     """
     loaded = load_run(run)
     lm, config = loaded.lm, loaded.config
@@ -84,7 +85,7 @@ def run_systems(run: Path, guard: str | None) -> RunSystems:
     judge = None if guard is None else load_guard(guard)
     systems: dict[str, StreamingSystem] = {"base": ModelSystem("base", lm, refusal_text=refusal)}
     if judge is not None:
-        systems["guarded"] = GuardedSystem(lm, judge, refusal)
+        systems["guarded"] = GuardedSystem(lm, judge, refusal, policy_of(config, judge, run))
     systems["student"] = loaded.student()
     systems["system_prompt"] = ModelSystem(
         "system_prompt", lm, system_prompt=config.evaluation.system_prompt, refusal_text=refusal

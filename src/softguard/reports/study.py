@@ -1,9 +1,10 @@
 """A study's table in the terminal and as a page with its curves: views of `results.parquet` that hold no figure of their own.
 
-A series is the cells that agree in every varied setting but the one on the axis and the seed; it is drawn through the mean of
-its seeds, each seed a dot, and with the interval of each cell where there is one seed. Along the learning rate the curves are
-those of the paper's figures 4 and 5, along the size of W those of figure 7, by seed those of figure 11. Harmful prompts are in no
-column of that table.
+A series is the cells that agree in every varied setting but the one on the axis and the seed. It is drawn where it has two places
+on the axis, through the mean of its seeds, each seed a dot, and with the interval of each cell where there is one seed. Along the
+learning rate the curves are those of the paper's figures 4 and 5; along the size of W, each size at the learning rate that
+validation prefers for it, those of figure 7; by seed those of figure 11. Systems that the cells share (status `shared`) are shown
+and take part in no choice. Harmful prompts are in no column of that table.
 """
 
 import math
@@ -18,19 +19,26 @@ from rich.table import Table
 from rich.text import Text
 
 from softguard.core.files import write_atomically
-from softguard.reports.drawing import DASHES, MARKERS, NUM_SERIES, SERIES, STYLE, svg
+from softguard.reports.drawing import DASHES, INK, MARKERS, NUM_SERIES, SERIES, STYLE, svg
 from softguard.reports.html import page_environment
 
 Row = Mapping[str, Any]
 SEED = "training.seed"
-_PLAIN = ("objective.kind", "adapter.kind", "study.name")
-"""Settings whose value says enough without their name."""
+_RATE = "training.learning_rate"
+_PLAIN = ("objective.kind", "adapter.kind", "study.name", "system")
+"""Columns whose value says enough without their name."""
 _AXES = {
-    "training.learning_rate": ("learning rate", True),
+    _RATE: ("learning rate", True),
     "adapter.num_virtual_tokens": ("virtual tokens", True),
+    "num_parameters": ("numbers learned", True),
     "training.steps": ("steps", False),
 }
-"""Settings that a curve can run along, with their label and whether their axis is logarithmic."""
+"""Columns that a curve can run along, with their label and whether their axis is logarithmic."""
+_OTHER_SIZES = ("adapter.rank", "adapter.num_positions")
+_SIZES = ("adapter.num_virtual_tokens", *_OTHER_SIZES)
+"""Settings that say how much is learned."""
+_SHARED_MARKERS = ("x", "+", "*")
+"""Those of systems that the cells share; no series has them."""
 _ALONG = ("validation_auc", "refusal_auc", "refusal_rate", "over_refusal_rate", "validation_drift", "benign_drift")
 """Figures that are drawn along an axis."""
 _BY_SEED = ("refusal_auc", "validation_auc", "refusal_rate", "over_refusal_rate")
@@ -48,19 +56,20 @@ _FIGURES = {
 
 
 def study_table(rows: Sequence[Row]) -> Table:
-    """Return the cells, best validation score first, those that failed at the end with what went wrong."""
-    varied, figures = _varied(rows), [name for name in _FIGURES if any(r.get(name) is not None for r in rows)]
-    table = Table(title=Text(f"Study: {len(rows)} cells, chosen by validation score"), title_justify="left")
+    """Return the shared systems, then the cells, best validation score first, those that failed last with what went wrong."""
+    cells, figures = _cells(rows), [name for name in _FIGURES if any(r.get(name) is not None for r in rows)]
+    varied = _varied(cells)
+    table = Table(title=Text(f"Study: {len(cells)} cells, chosen by validation score"), title_justify="left")
     for name in ("cell", *varied):
         table.add_column(Text(name.rpartition(".")[2].replace("_", " ")))
     for name in figures:
         table.add_column(Text(_FIGURES[name]), justify="right")
     for row in _ranked(rows):
-        shown = [Text(_number(row.get(name))) for name in ("cell", *varied)]
-        if row["status"] == "done":
-            table.add_row(*shown, *(Text(_number(row.get(name))) for name in figures))
-        else:
+        shown = [Text(_number(value)) for value in (row.get("cell") or row.get("system"), *map(row.get, varied))]
+        if row["status"] == "failed":
             table.add_row(*shown, Text(f"failed: {row['error']}"[:60]), *[""] * (len(figures) - 1))
+        else:
+            table.add_row(*shown, *(Text(_number(row.get(name))) for name in figures))
     return table
 
 
@@ -70,7 +79,8 @@ def write_study_page(rows: Sequence[Row], path: Path) -> None:
     environment.filters["number"] = _number
     page = environment.get_template("study.html.j2").render(
         rows=_ranked(rows),
-        varied=_varied(rows),
+        num_cells=len(_cells(rows)),
+        varied=_varied(_cells(rows)),
         figures={k: v for k, v in _FIGURES.items() if any(r.get(k) is not None for r in rows)},
         plots=[(title, Markup(drawn)) for title, drawn in study_plots(rows)],
     )
@@ -78,12 +88,16 @@ def write_study_page(rows: Sequence[Row], path: Path) -> None:
 
 
 def study_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return titled SVGs: each figure along each varied axis and by seed, safety against over-refusal, and AUC against drift."""
-    done = [r for r in rows if r["status"] == "done"]
+    """Return titled SVGs: each figure along each varied axis and by seed, safety against over-refusal, and AUC against drift.
+
+    Numbers learned are an axis where another size than that of a soft prompt varies.
+    """
+    done, shared = ([r for r in rows if r["status"] == status] for status in ("done", "shared"))
     varied = _varied(done)
+    sizes = {"num_parameters"} if set(_OTHER_SIZES) & set(varied) else set()
     out = []
     with matplotlib.rc_context(STYLE):
-        for axis in (a for a in _AXES if a in varied):
+        for axis in (a for a in _AXES if a in {*varied, *sizes}):
             for figure in _ALONG:
                 if drawn := _curve(done, axis, figure, varied):
                     out.append((f"{_FIGURES[figure]} by {_AXES[axis][0]}", drawn))
@@ -92,23 +106,23 @@ def study_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
                 out.append((f"{_FIGURES[figure]} by seed", drawn))
         pairs = (("over_refusal_rate", "refusal_rate"), ("benign_drift", "refusal_auc"), ("validation_drift", "validation_auc"))
         for x, y in pairs:
-            if drawn := _scatter(done, x, y, varied):
+            if drawn := _scatter(done, shared, x, y, varied):
                 out.append((f"{_FIGURES[y]} against {_FIGURES[x]}", drawn))
     return out
 
 
 def _curve(rows: Sequence[Row], axis: str, figure: str, varied: Sequence[str]) -> str | None:
-    usable = [r for r in rows if r.get(figure) is not None and isinstance(r.get(axis), int | float)]
-    if len({r[axis] for r in usable}) < 2:
+    series = _along(rows, axis, figure, varied)
+    if not series:
         return None
     drawing = Figure(figsize=(4.8, 4.2), layout="constrained")
     axes = drawing.subplots()
-    for i, (name, members) in enumerate(_series(usable, [v for v in varied if v not in (axis, SEED)]).items()):
-        places = sorted({r[axis] for r in members})
-        means = [_mean([r[figure] for r in members if r[axis] == place]) for place in places]
+    for i, (name, places) in enumerate(series.items()):
+        means = [_mean([r[figure] for r in of]) for of in places.values()]
+        members = [r for of in places.values() for r in of]
         colour = SERIES[i % NUM_SERIES]
         dash, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
-        axes.plot(places, means, color=colour, label=name, linestyle=dash, marker=marker)
+        axes.plot(list(places), means, color=colour, label=name, linestyle=dash, marker=marker)
         bars = _bars(members, figure)
         if len(members) == len(places) and bars is not None:
             at = [r[axis] for r in members]
@@ -118,6 +132,31 @@ def _curve(rows: Sequence[Row], axis: str, figure: str, varied: Sequence[str]) -
     label, logarithmic = _AXES[axis]
     axes.set(xlabel=label, ylabel=_FIGURES[figure], xscale="log" if logarithmic else "linear")
     return svg(drawing, f"{axis}-{figure}".replace(".", "-"), legend=True)
+
+
+def _along(rows: Sequence[Row], axis: str, figure: str, varied: Sequence[str]) -> dict[str, dict[float, list[Row]]]:
+    """Return by series the rows at each place of the axis; along a size, those of the learning rate that validation prefers."""
+    of_size = axis in (*_SIZES, "num_parameters")
+    free = (*_SIZES, _RATE, SEED) if of_size else (axis, SEED)
+    usable = [r for r in rows if isinstance(r.get(axis), int | float)]
+    out = {}
+    for name, members in _series(usable, [v for v in varied if v not in free]).items():
+        places = {}
+        for place in sorted({r[axis] for r in members}):
+            there = [r for r in members if r[axis] == place]
+            if measured := [r for r in (_at_best_rate(there) if of_size else there) if r.get(figure) is not None]:
+                places[place] = measured
+        if len(places) > 1:
+            out[name] = places
+    return out
+
+
+def _at_best_rate(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the learning rate with the best validation score, mean over its seeds."""
+    by_rate: dict[Any, list[Row]] = {}
+    for row in rows:
+        by_rate.setdefault(row.get(_RATE), []).append(row)
+    return max(by_rate.values(), key=lambda of: _mean([_score(r) for r in of]))
 
 
 def _seeds(rows: Sequence[Row], figure: str, varied: Sequence[str]) -> str | None:
@@ -138,20 +177,24 @@ def _seeds(rows: Sequence[Row], figure: str, varied: Sequence[str]) -> str | Non
     return svg(drawing, f"seeds-{figure}", legend=True)
 
 
-def _scatter(rows: Sequence[Row], x: str, y: str, varied: Sequence[str]) -> str | None:
-    usable = [r for r in rows if r.get(x) is not None and r.get(y) is not None]
+def _scatter(rows: Sequence[Row], shared: Sequence[Row], x: str, y: str, varied: Sequence[str]) -> str | None:
+    usable, beside = ([r for r in of if r.get(x) is not None and r.get(y) is not None] for of in (rows, shared))
     if len(usable) < 2:
         return None
     drawing = Figure(figsize=(4.8, 4.2), layout="constrained")
     axes = drawing.subplots()
-    for i, (name, members) in enumerate(_series(usable, [v for v in varied if v not in (*_AXES, SEED)]).items()):
+    series = _series(usable, [v for v in varied if v not in (*_AXES, SEED)])
+    looks = [(MARKERS[i % len(MARKERS)], SERIES[i % NUM_SERIES]) for i in range(len(series))]
+    systems = _series(beside, ["system", *_varied(shared)])
+    looks += [(_SHARED_MARKERS[i % len(_SHARED_MARKERS)], INK) for i in range(len(systems))]
+    for (marker, colour), (name, members) in zip(looks, [*series.items(), *systems.items()], strict=True):
         axes.errorbar(
             [r[x] for r in members],
             [r[y] for r in members],
             xerr=_bars(members, x),
             yerr=_bars(members, y),
-            fmt=MARKERS[i % len(MARKERS)],
-            color=SERIES[i % NUM_SERIES],
+            fmt=marker,
+            color=colour,
             elinewidth=0.6,
             label=name,
         )
@@ -183,8 +226,17 @@ def _varied(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if len({repr(row.get(name)) for row in rows}) > 1]
 
 
+def _cells(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["status"] != "shared"]
+
+
 def _ranked(rows: Sequence[Row]) -> list[Row]:
-    return sorted(rows, key=lambda r: (r["status"] != "done", -(r.get("validation_score") or -math.inf)))
+    return sorted(rows, key=lambda r: (("shared", "done", "failed").index(r["status"]), -_score(r)))
+
+
+def _score(row: Row) -> float:
+    score = row.get("validation_score")
+    return -math.inf if score is None else float(score)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ from softguard.core.processes import processes
 from softguard.errors import CompatibilityError, ConfigError, DataError
 from softguard.models import LanguageModel
 from softguard.objectives import Objective
+from softguard.teacher import GuardedSystem
 from softguard.training.config import TrainingConfig
 from softguard.training.examples import Example
 
@@ -31,11 +32,13 @@ def check_fit(
     for e in examples:
         _check_record(lm, objective, e)
     sampled = "on_policy" in objective.needs
-    if sampled and config.on_policy_fraction:
-        found = f"on_policy_fraction {config.on_policy_fraction:g} with an objective on its own samples"
+    if "sequence" not in objective.needs and config.on_policy_fraction:
+        found = f"on_policy_fraction {config.on_policy_fraction:g} with an objective that learns from no answer of the teacher"
         raise CompatibilityError("on_policy_fraction with a distillation objective", found, "leave it at 0")
     if (sampled or config.on_policy_fraction) and weigher is None:
         raise CompatibilityError("a guard to judge the student's responses", "none", "give the guarded system as `weigher`")
+    if isinstance(weigher, GuardedSystem):
+        check_same_tokenizer(weigher.lm, lm)
     if (sampled or config.on_policy_fraction) and any(e.conversation is None for e in examples):
         raise CompatibilityError("examples with their conversations, which the guard reads", "none", "give Example.conversation")
 

@@ -12,6 +12,7 @@ from softguard.objectives import OBJECTIVES
 from softguard.recipes import study as studying
 from softguard.recipes.config import on_this_machine, resolved
 from softguard.recipes.study_plan import load_study
+from softguard.reports import study_plots, study_table
 from softguard.runs import RunDir
 
 CELLS = {name: load_study(path) for name, path in methods.studies().items()}
@@ -25,7 +26,8 @@ def test_every_objective_and_every_adapter_has_its_cells():
         assert len({c.config.training.learning_rate for c in first if c.config.objective.kind == kind}) >= 4
     assert len({c.config.training.steps for c in first}) == 1
     assert {c.config.adapter.kind for c in CELLS["2-adapters"]} == set(ADAPTERS)
-    assert {c.config.adapter.num_virtual_tokens for c in CELLS["3-size"]} == {4, 10, 32, 100}
+    assert {c.config.adapter.layout for c in CELLS["3-size"]} == {(("front", size),) for size in (4, 10, 32, 100)}
+    assert {key for c in CELLS["3-size"] for key in c.settings} == {"adapter.num_virtual_tokens", "training.learning_rate"}
     places = [dict(c.config.adapter.layout) for c in CELLS["4-placement"]]
     assert {slot for place in places for slot in place} == {"front", "system", "after_user"}
     assert {c.config.adapter.initialisation for c in CELLS["4-placement"]} == {"text", "vocabulary_sample", "random"}
@@ -40,7 +42,11 @@ def figures(value):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Runs that train nothing: validation likes 0.02 best and fails at 0.06; the test split would like another."""
+    """Runs that train nothing: validation likes 0.02 best and fails at 0.06; the test split would like another.
+
+    Gives the folders that were trained in.
+    """
+    folders = []
 
     def distill(config, folder, data_dir, report):
         rate = config.training.learning_rate
@@ -50,7 +56,9 @@ def trained(monkeypatch):
         found = {"auc": 0.5 + rate, "drift": 0.1, "score": 0.4 + rate}
         point = {"best_step": 20, "num_parameters": 7, "threshold": 0.5, "training_seconds": 2.0, "validation": found}
         run.write_text("operating_point.json", json.dumps(point))
-        run.finish_stage("train")
+        if "train" not in run.stages():
+            folders.append(folder)
+            run.finish_stage("train")
 
     def evaluate(folder, report):
         run = RunDir.open(folder)
@@ -61,6 +69,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(studying, "distill", distill)
     monkeypatch.setattr(studying, "evaluate", evaluate)
+    return folders
 
 
 def test_a_study_reads_the_test_split_of_what_validation_chose(trained, tmp_path):
@@ -83,6 +92,29 @@ def test_a_study_reads_the_test_split_of_what_validation_chose(trained, tmp_path
     assert best["method"] == "tv_disp soft_prompt"
     assert best["config_sha256"].startswith(best["cell"])
     assert best["num_parameters"] == 7
+
+
+def test_studies_share_their_cells_and_nothing_else(trained, tmp_path):
+    pytest.importorskip("pyarrow")
+    rows = {}
+    for name, seen in (("4-placement", 6), ("5-seeds", 9), ("1-leaders", 13)):
+        rows[name] = methods.run(name, tmp_path / "runs", None, tmp_path / "results")
+        assert len(trained) == seen
+        table = studying.read_table(tmp_path / "results" / f"{name}.parquet")
+        assert {r["cell"] for r in table} <= {None, *(c.name for c in CELLS[name])}
+    done = [r for r in rows["1-leaders"] if r.get("cell") and r["status"] == "done"]
+    assert all(bool(r["metrics"]) == r["chosen"] for r in done), "what 5-seeds has measured was not chosen here"
+
+
+def test_committed_tables_are_read():
+    pytest.importorskip("pyarrow")
+    tables = {path.stem: studying.read_table(path) for path in methods.RESULTS.glob("*.parquet")}
+    assert {"1-leaders", "4-placement", "5-seeds"} <= set(tables)
+    for rows in tables.values():
+        assert study_table(rows).row_count == len(rows)
+    plots = {name: [title for title, _ in study_plots(rows)] for name, rows in tables.items()}
+    assert any("by learning rate" in title for title in plots["1-leaders"])
+    assert not any("by learning rate" in title for title in plots["5-seeds"]), "each objective has a rate of its own there"
 
 
 def test_a_rate_is_chosen_by_the_mean_of_its_seeds():

@@ -106,7 +106,11 @@ def test_prompts_of_one_kind_are_refused_before_a_model_is_loaded(train, validat
     [
         (["teacher.policy=absent.toml"], ConfigError, "policy file"),
         (["objective.kind=ppo", "training.on_policy_fraction=0.5"], CompatibilityError, "leave it at 0"),
+        (["objective.kind=perplexity", "training.on_policy_fraction=0.5"], CompatibilityError, "leave it at 0"),
         (["objective.kind=dpo", "teacher.policy=given"], CompatibilityError, "take a distillation objective"),
+        (["objective.kind=perplexity", "teacher.policy=given"], CompatibilityError, "leave teacher.policy out"),
+        (["objective.kind=reinforce", "teacher.policy=given"], CompatibilityError, "leave teacher.policy out"),
+        (["objective.kind=ppo", "teacher.policy=given"], CompatibilityError, "leave teacher.policy out"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_a_draft(settings, error, said, monkeypatch, tmp_path):

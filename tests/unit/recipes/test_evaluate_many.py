@@ -53,6 +53,7 @@ def ray(monkeypatch):
         remote=remote,
         wait=lambda waiting, num_returns: (waiting[:1], waiting[1:]),
         get=get,
+        cluster_resources=lambda: {"CPU": 2.0},
         exceptions=SimpleNamespace(RayError=Died),
     )
     monkeypatch.setitem(sys.modules, "ray", fake)
@@ -106,6 +107,16 @@ def test_a_process_that_ends_is_what_went_wrong(ray):
     assert dict(on_ray(lambda word: "", {"x": ("dies",)}, Cluster(2))) == {"x": "Died: lost"}
     assert dict(on_ray(lambda word: f"not {word}", {"y": ("good",)}, Cluster(2))) == {"y": "not good"}
     assert list(on_ray(lambda: "", {}, Cluster(2))) == []
+
+
+@pytest.mark.parametrize(("there", "taken"), [({"CPU": 2.0}, 0), ({"CPU": 2.0, "GPU": 4.0}, 1)])
+def test_a_job_has_a_gpu_where_there_is_one(ray, monkeypatch, there, taken):
+    fake, options = sys.modules["ray"], []
+    remote = fake.remote
+    monkeypatch.setattr(fake, "cluster_resources", lambda: there)
+    monkeypatch.setattr(fake, "remote", lambda **given: options.append(given) or remote(**given))
+    assert dict(on_ray(lambda word: "", {"x": ("good",)}, Cluster(2))) == {"x": ""}
+    assert [given["num_gpus"] for given in options] == [taken]
 
 
 def test_without_ray_it_is_said(monkeypatch):

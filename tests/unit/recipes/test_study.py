@@ -1,6 +1,7 @@
 """A study's grid, what it runs again, what it records of a failure, and its table. Cells here train nothing."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,37 @@ def test_validation_alone(plan, ran, tmp_path):
     assert "refusal_auc" not in rows[0]
     run_study(cells, out, None, silent)
     assert len(ran) == 2, "asked with the test split, the cell goes on"
+
+
+def test_systems_that_cells_share_are_rows_once_for_each_measurement(plan, ran, monkeypatch, tmp_path):
+    def evaluate(folder, report):
+        metrics = {"refusal_auc": MetricValue(value=0.7, low=0.6, high=0.8, n=9, unit="auc")}
+        systems = [SystemResult(system=name, metrics=metrics) for name in ("base", "system_prompt", "student")]
+        run = RunDir.open(folder)
+        run.write_text("evaluations/test/summary.json", EvaluationSummary(suite="test", systems=systems).model_dump_json())
+        run.finish_stage("evaluate")
+
+    monkeypatch.setattr(studying, "evaluate", evaluate)
+    cells = plan('[[grid]]\n"training.learning_rate" = [0.1, 0.2]\n"teacher.guard" = ["mini", "keyword"]\n')
+    rows = read_table(run_study(cells, tmp_path / "out", None, silent).table)
+    assert [r["status"] for r in rows] == ["done"] * 4 + ["shared"] * 4
+    shared = rows[4:]
+    assert [(r["system"], r["teacher.guard"]) for r in shared] == [
+        ("base", "mini"),
+        ("system_prompt", "mini"),
+        ("base", "keyword"),
+        ("system_prompt", "keyword"),
+    ]
+    assert {r["cell"] for r in shared} == {r["training.learning_rate"] for r in shared} == {None}
+    assert (shared[0]["refusal_auc"], shared[0]["refusal_auc_low"], shared[0]["refusal_auc_n"]) == (0.7, 0.6, 9)
+
+
+def test_without_pyarrow_no_cell_is_run(plan, ran, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"softguard\[study\]"):
+        run_study(plan(GRIDS), tmp_path / "out", None, silent)
+    assert ran == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_values_of_several_types_share_a_column(plan, ran, tmp_path):

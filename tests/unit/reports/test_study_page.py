@@ -5,7 +5,7 @@ import re
 
 from rich.console import Console
 
-from softguard.reports import study_plots, study_table, write_study_page
+from softguard.reports import study, study_plots, study_table, write_study_page
 
 
 def row(kind: str, rate: float, seed: int, auc: float, **more: object) -> dict[str, object]:
@@ -25,6 +25,7 @@ def row(kind: str, rate: float, seed: int, auc: float, **more: object) -> dict[s
 
 
 ROWS = [row(k, r, s, 0.6 + r + 0.01 * s) for k in ("tv_disp", "<b>") for r in (0.01, 0.1) for s in (0, 1)]
+SHARED = {"cell": None, "status": "shared", "error": None, "system": "system_prompt", "refusal_auc": 0.58, "benign_drift": 0.09}
 FAILED = {**row("tv_disp", 1.0, 0, 0.0), "status": "failed", "error": "TrainingError: <nan>", "validation_score": None}
 
 
@@ -65,6 +66,51 @@ def test_one_seed_shows_its_interval_along_a_curve():
 
 def test_one_place_is_no_curve():
     assert study_plots([ROWS[0]]) == []
+    alone = [row("a", 0.01, 0, 0.6), row("b", 0.1, 0, 0.7)]  # each series at its own rate
+    assert not any("learning rate" in title for title in dict(study_plots(alone)))
+    curve = dict(study_plots([*ROWS, row("lonely", 0.01, 0, 0.6)]))["validation AUC by learning rate"]
+    assert "tv_disp" in curve
+    assert "lonely" not in curve
+
+
+def test_along_the_size_each_place_has_its_best_rate():
+    sizes = [
+        row("a", rate, 0, auc, **{"adapter.num_virtual_tokens": tokens})
+        for tokens, rate, auc in ((4, 0.01, 0.6), (4, 0.1, 0.7), (10, 0.01, 0.8), (10, 0.1, 0.5))
+    ]
+    at = {place: [r["validation_auc"] for r in of] for place, of in along(sizes, "adapter.num_virtual_tokens").items()}
+    assert at == {4: [0.7], 10: [0.8]}
+    assert "validation AUC by virtual tokens" in dict(study_plots(sizes))
+
+
+def test_numbers_learned_are_an_axis_where_a_rank_varies():
+    ranks = [row("a", 0.1, 0, 0.6, **{"adapter.rank": rank, "num_parameters": 57600 * rank}) for rank in (1, 2)]
+    assert list(along(ranks, "num_parameters")) == [57600, 115200]
+    assert "validation AUC by numbers learned" in dict(study_plots(ranks))
+    assert "validation AUC by numbers learned" not in dict(study_plots(ROWS))
+
+
+def along(rows, axis):
+    (places,) = study._along(rows, axis, "validation_auc", study._varied(rows)).values()
+    return places
+
+
+def test_shared_systems_stand_above_the_cells_and_in_the_scatter_plot(tmp_path):
+    rows = [row("a", r, 0, 0.6, refusal_auc=0.6 + r, benign_drift=r) for r in (0.01, 0.1)] + [SHARED]
+    console = Console(width=200, record=True, file=io.StringIO())
+    table = study_table(rows)
+    console.print(table)
+    assert [c.header.plain for c in table.columns][:2] == ["cell", "learning rate"], "nothing else varies"
+    lines = console.export_text().splitlines()
+    assert "2 cells" in lines[0]
+    assert [line.split()[1] for line in lines if line.startswith("│")] == ["system_prompt", "a0.010", "a0.10"]
+    plots = dict(study_plots(rows))
+    assert "system_prompt" in plots["test AUC against test drift, nats"]
+    assert "system_prompt" not in plots["test AUC by learning rate"]
+    write_study_page(rows, tmp_path / "study.html")
+    page = (tmp_path / "study.html").read_text(encoding="utf-8")
+    assert "system_prompt" in page
+    assert "failed" not in page
 
 
 def test_the_page_escapes_and_loads_nothing(tmp_path):
