@@ -1,7 +1,12 @@
-"""Alpaca: everyday instructions, for evaluation alone (tatsu-lab; CC BY-NC)."""
+"""Alpaca: everyday instructions, for evaluation alone (tatsu-lab; CC BY-NC).
+
+The home's file, which has inputs too, was not seen: a reader states commit and name, its README the fields. Its last 2,000 are
+not those of a folder that holds a part of it.
+"""
 
 from pathlib import Path
 
+from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
@@ -11,6 +16,7 @@ FILE = PublicFile(
     "alpaca/alpaca_instructions_no_input.json",
     "a JSON list of objects with an instruction",
     "https://github.com/tatsu-lab/stanford_alpaca",
+    GitHubFile("tatsu-lab/stanford_alpaca", "761dc5bfbdeeffa89b8bff5d038781a4055f796a", "alpaca_data.json"),
 )
 
 

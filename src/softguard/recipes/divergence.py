@@ -6,7 +6,7 @@ since a threshold has no probabilities. `evaluation.divergence` defines the figu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,15 +27,17 @@ from softguard.evaluation.divergence import (
 )
 from softguard.evaluation.results import MetricValue
 from softguard.evaluation.statistics import Clusters
-from softguard.models import LanguageModel, response_states, sample
+from softguard.models import Generation, LanguageModel, response_states, sample
 from softguard.models.drawing import log_odds
 from softguard.objectives.fused_head import token_figures
 from softguard.recipes.distill import Report
+from softguard.recipes.halving import in_batches
 from softguard.recipes.remembering import RememberingGuard, Store, digest
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
 
 PROMPTS_AT_ONCE = 8
+DRAFTS_AT_ONCE = 128
 FIGURES = ("decision_divergence", "sequence_tv", "token_tv")
 
 
@@ -46,6 +48,11 @@ class _Prompt:
     conversation: Conversation
     drafts: list[list[int]]
     alpha: list[float]
+
+    @property
+    def key(self) -> str:
+        """A hash of all that its figures depend on but the systems."""
+        return digest(self.conversation.to_dicts(), self.drafts, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -66,21 +73,40 @@ def divergences(
     max_new_tokens: int,
     clusters: Clusters,
     report: Report,
+    store_of: Callable[[str], Store] | None = None,
 ) -> dict[str, dict[str, MetricValue]]:
     """Return the three figures of every system by name; `systems` begins with the base model.
 
     A prompt of which fewer than `MIN_DRAWS` drafts were graded counts as ungraded.
+
+    Args:
+        teacher: the guarded system.
+        systems: what is compared with it.
+        conversations: the prompts.
+        draws: drafts of each.
+        max_new_tokens: of a draft.
+        clusters: families of the prompts.
+        report: is told how far it is.
+        store_of: where a system's figures are kept, by its name, bound to all that made the system; None keeps them nowhere.
     """
     guard = teacher.guard if isinstance(teacher.guard, RememberingGuard) else RememberingGuard(teacher.guard)
     prompts = _drafted(teacher, guard, systems[0], conversations, draws, max_new_tokens, report)
     refusal = [*teacher.renderer.encode_response(teacher.refusal_text), teacher.lm.turn_end_id][:max_new_tokens]
     rows: dict[str, dict[str, list[float]]] = {s.name: {f: [] for f in FIGURES} for s in systems}
+    stores = {s.name: store_of(s.name) for s in systems} if store_of else {}
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         report("divergence", start, len(prompts), {})
+        made: dict[str, dict[str, dict[str, float]]] = {s.name: {} for s in systems}
         for prompt in prompts[start : start + PROMPTS_AT_ONCE]:
-            for name, figures in _figures(prompt, systems, refusal).items():
+            kept = {name: store[prompt.key] for name, store in stores.items() if prompt.key in store}
+            new = _figures(prompt, systems[0], [s for s in systems if s.name not in kept], refusal)
+            for name, figures in (kept | new).items():
                 for figure, value in figures.items():
                     rows[name][figure].append(value)
+            for name, figures in new.items():
+                made[name][prompt.key] = figures
+        for name, store in stores.items():
+            store.add(made[name])
     report("divergence", len(prompts), len(prompts), {})
     return {name: {f: _bounded(values, clusters) for f, values in figures.items()} for name, figures in rows.items()}
 
@@ -112,21 +138,23 @@ def _drafted(
     def shown(before: int) -> Progress:
         return lambda done, _: report("divergence: drafts", before + done, len(lacking), {})
 
-    todo = list(lacking)
-    for start in range(0, len(todo), 128):
-        part = todo[start : start + 128]
-        rendered = [base.prompt_ids(lacking[k]) for k in part]
-        made = sample(
+    drawn = 0
+
+    def draw(part: Sequence[str]) -> list[Generation]:
+        return sample(
             lm,
-            rendered,
+            [base.prompt_ids(lacking[k]) for k in part],
             part,
             max_new_tokens=max_new_tokens,
             temperature=1.0,
             seed=0,
             refusal_token=teacher.refusal_token,
-            progress=shown(start),
+            progress=shown(drawn),
         )
+
+    for part, made in in_batches(list(lacking), DRAFTS_AT_ONCE, draw):
         store.add({k: list(g.ids) for k, g in zip(part, made, strict=True)})
+        drawn += len(part)
     pairs = [(c, store[k]) for c, of in zip(conversations, keys, strict=True) for k in of]
     guard.progress = lambda done, total: report("divergence: guard", done, total, {})
     verdicts = guard.judge([c.answered(teacher.renderer.decode(ids)) for c, ids in pairs])
@@ -138,19 +166,23 @@ def _drafted(
 
 
 @torch.inference_mode()
-def _figures(prompt: _Prompt, systems: Sequence[ModelSystem], refusal: list[int]) -> dict[str, dict[str, float]]:
+def _figures(
+    prompt: _Prompt, base_model: ModelSystem, systems: Sequence[ModelSystem], refusal: list[int]
+) -> dict[str, dict[str, float]]:
     """Return the three figures of one prompt for every system."""
     graded = [i for i, a in enumerate(prompt.alpha) if not math.isnan(a)]
+    if not systems:
+        return {}
     if len(graded) < MIN_DRAWS:
         return {s.name: dict.fromkeys(FIGURES, math.nan) for s in systems}
     alpha = np.array([prompt.alpha[i] for i in graded])
     texts = [*(prompt.drafts[i] for i in graded), refusal]
-    base = _scored(systems[0], prompt.conversation, texts)
+    base = _scored(base_model, prompt.conversation, texts)
     out = {}
     for system in systems:
         lm = system.lm
         said = system.refusal_ids(refusal)
-        own = base if system is systems[0] else _scored(system, prompt.conversation, [*texts[:-1], said])
+        own = base if system is base_model else _scored(system, prompt.conversation, [*texts[:-1], said])
         ratio = np.array([o.log_prob - b.log_prob for o, b in zip(own[:-1], base[:-1], strict=True)])
         drafts = Drafts(alpha, ratio, [t == refusal for t in texts[:-1]], own[-1].log_prob)
         s = float(log_odds(lm.head(own[-1].states[:1]), said[0])[0])
@@ -168,15 +200,19 @@ def _figures(prompt: _Prompt, systems: Sequence[ModelSystem], refusal: list[int]
 
 def _scored(system: ModelSystem, conversation: Conversation, texts: Sequence[Sequence[int]]) -> list[_Scored]:
     prompt = system.prompt_ids(conversation)
-    with system.running() as lm:
-        found = response_states(lm, [prompt] * len(texts), texts, system.virtual_tokens)
-    log_probs = token_figures("log_prob", system.lm.output_head, found.states, found.targets).values
-    out = []
-    for i in range(len(texts)):
-        of = found.row == i
-        values = log_probs[of].tolist()
-        out.append(_Scored(found.states[of], found.targets[of], math.fsum(values), values))
-    return out
+
+    def score(part: Sequence[Sequence[int]]) -> list[_Scored]:
+        with system.running() as lm:
+            found = response_states(lm, [prompt] * len(part), part, system.virtual_tokens)
+        log_probs = token_figures("log_prob", system.lm.output_head, found.states, found.targets).values
+        out = []
+        for i in range(len(part)):
+            of = found.row == i
+            values = log_probs[of].tolist()
+            out.append(_Scored(found.states[of], found.targets[of], math.fsum(values), values))
+        return out
+
+    return [scored for _, made in in_batches(texts, len(texts), score) for scored in made]
 
 
 def _token_tv(lm: LanguageModel, base: _Scored, own: _Scored) -> list[float]:

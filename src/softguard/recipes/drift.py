@@ -26,6 +26,7 @@ from softguard.evaluation.statistics import mean
 from softguard.models import LanguageModel, response_states
 from softguard.objectives.fused_head import token_figures
 from softguard.recipes.distill import Report
+from softguard.recipes.halving import in_batches
 from softguard.recipes.student import ModelSystem
 
 BATCH = 8
@@ -76,11 +77,14 @@ def drifts(
             report(f"drift: {system.name}", len(indices), len(indices), {})
             return {int(i): found.to(system.lm.device) for i, found in load_file(store).items()}
         made: dict[int, Tensor] = {}
-        for start in range(0, len(indices), BATCH):
-            report(f"drift: {system.name}", start, len(indices), {})
-            part = indices[start : start + BATCH]
-            made |= zip(part, answer_states(system, [rows[i] for i in part], [responses[i] for i in part]), strict=True)
-        report(f"drift: {system.name}", len(indices), len(indices), {})
+        report(f"drift: {system.name}", 0, len(indices), {})
+
+        def read(part: Sequence[int]) -> list[Tensor]:
+            return answer_states(system, [rows[i] for i in part], [responses[i] for i in part])
+
+        for part, found in in_batches(indices, BATCH, read):
+            made |= zip(part, found, strict=True)
+            report(f"drift: {system.name}", len(made), len(indices), {})
         if store is not None:
             kept = {str(i): found.cpu().contiguous() for i, found in made.items()}
             write_atomically(store, lambda path: save_file(kept, path))

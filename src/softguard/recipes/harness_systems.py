@@ -7,6 +7,7 @@ give, so that it plays no part here; whoever counts right answers counts what it
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 
 import torch
 
@@ -15,6 +16,7 @@ from softguard.core.protocols import Progress
 from softguard.errors import DataError
 from softguard.evaluation.harness import HarnessModel, Likelihood
 from softguard.models import ChatRenderer, response_states
+from softguard.recipes.halving import in_batches
 from softguard.recipes.remembering import Store, digest
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
@@ -68,8 +70,9 @@ def likelihoods(system: ModelSystem, conversations: Sequence[Conversation], answ
     with system.running() as lm:
         lengths = [len(p) + len(r) + lm.prefix_positions for p, r in zip(prompts, responses, strict=True)]
         out = [_too_long(n, lm.context, len(r)) for n, r in zip(lengths, responses, strict=True)]
-        fits = [i for i, likelihood in enumerate(out) if likelihood is None]
-        for batch in _batches(fits, prompts, responses):
+        fits = sorted((i for i, likelihood in enumerate(out) if likelihood is None), key=lambda i: (len(prompts[i]), prompts[i]))
+
+        def score(batch: Sequence[int]) -> list[Likelihood]:
             scored = response_states(lm, [prompts[i] for i in batch], [responses[i] for i in batch], system.virtual_tokens)
             logits = lm.head(scored.states)
             each = (logits.gather(1, scored.targets[:, None]).squeeze(1) - logits.logsumexp(-1)).double()
@@ -77,8 +80,11 @@ def likelihoods(system: ModelSystem, conversations: Sequence[Conversation], answ
             missed = torch.bincount(scored.row[logits.argmax(-1) != scored.targets], minlength=len(batch)).tolist()
             first = scored.position == 0
             opening = lm.refusal_scores(scored.states[first], logits[first], system.refusal_token).tolist()
-            for k, i in enumerate(batch):
-                out[i] = Likelihood(sums[k], missed[k] == 0, len(responses[i]), opening[k])
+            return [Likelihood(sums[k], missed[k] == 0, len(responses[i]), opening[k]) for k, i in enumerate(batch)]
+
+        for batch, made in in_batches(fits, len(fits), score, lambda rest: _together(rest, prompts, responses)):
+            for i, likelihood in zip(batch, made, strict=True):
+                out[i] = likelihood
     return [likelihood for likelihood in out if likelihood is not None]
 
 
@@ -89,21 +95,17 @@ def _too_long(length: int, context: int | None, tokens: int) -> Likelihood | Non
     return Likelihood(math.nan, False, tokens, math.nan, why)
 
 
-def _batches(rows: Sequence[int], prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the rows in batches that keep the answers to one prompt together: these share its pass."""
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
-    for i in rows:
-        by_prompt.setdefault(tuple(prompts[i]), []).append(i)
-    batches: list[list[int]] = []
-    held, tokens = 0, 0
-    for prompt in sorted(by_prompt, key=lambda p: (len(p), p)):
-        own = sum(len(responses[i]) for i in by_prompt[prompt])
-        if not batches or held == BATCH_PROMPTS or tokens + own > BATCH_TOKENS:
-            batches.append([])
-            held, tokens = 0, 0
-        batches[-1] += by_prompt[prompt]
-        held, tokens = held + 1, tokens + own
-    return batches
+def _together(rows: Sequence[int], prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[int]:
+    """Return the first rows that are scored together: the answers to one prompt always, since these share its pass."""
+    batch: list[int] = []
+    tokens = 0
+    for held, (_, group) in enumerate(groupby(rows, key=lambda i: prompts[i])):
+        own = list(group)
+        tokens += sum(len(responses[i]) for i in own)
+        if batch and (held == BATCH_PROMPTS or tokens > BATCH_TOKENS):
+            break
+        batch += own
+    return batch
 
 
 def guarded_likelihoods(

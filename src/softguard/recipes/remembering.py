@@ -14,13 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from softguard.core import Conversation, Guard, Reply, ReplySettings, Verdict
 from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
 from softguard.evaluation.judgement import Judgement
 from softguard.evaluation.judges import Answered, Judge
+from softguard.recipes.halving import in_batches
 from softguard.recipes.student import ModelSystem
 from softguard.sources import cache_dir
 
@@ -71,8 +70,8 @@ def remembered_replies(
 ) -> list[Reply]:
     """Return the greedy answers, asking the system only for those that are not kept.
 
-    A prompt that does not fit the model's context is not answered: its reply is ungraded and says so. A batch for which the
-    accelerator has no memory is halved, and so are those after it; one prompt alone that does not fit is an error.
+    A prompt that does not fit the model's context is not answered: its reply is ungraded and says so. Batches fit the memory
+    (`halving`).
     """
     keys = [digest(c.to_dicts()) for c in conversations]
     lacking = {k: c for k, c in zip(keys, conversations, strict=True) if k not in store}
@@ -87,26 +86,21 @@ def remembered_replies(
 
     if progress:
         progress(known, len(conversations))
-    done, most = 0, BATCH_ROWS
-    while done < len(order):
-        batch = _next_batch(order[done:], lengths, most)
-        try:
-            made = system.respond([lacking[k] for k in batch], batch, settings, shown(done))
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            most = len(batch) // 2
-            torch.cuda.empty_cache()  # what the failed batch held is in pieces of its size
-            continue
+    done = 0
+
+    def answered(batch: Sequence[str]) -> list[Reply]:
+        return system.respond([lacking[k] for k in batch], batch, settings, shown(done))
+
+    for batch, made in in_batches(order, BATCH_ROWS, answered, lambda rest: _together(rest, lengths)):
         store.add({k: asdict(reply) for k, reply in zip(batch, made, strict=True)})
         done += len(batch)
     return [_too_long(too_long[k], context) if k in too_long else Reply(**store[k]) for k in keys]
 
 
-def _next_batch(order: Sequence[str], lengths: dict[str, int], most: int) -> list[str]:
-    """Return the first keys of `order`, which go by length, that may be answered together, at most so many."""
+def _together(order: Sequence[str], lengths: dict[str, int]) -> list[str]:
+    """Return the first keys of `order`, which go by length, that may be answered together."""
     batch = [order[0]]
-    for key in order[1:most]:
+    for key in order[1:]:
         if (len(batch) + 1) * lengths[key] > BATCH_TOKENS:
             break
         batch.append(key)

@@ -44,8 +44,10 @@ FILES |= {
     '{"id": "b", "category": "Safety", "subcategory": "s", "prompt": "C of kids"}\n',
     "harmbench/harmbench_behaviors_text_all.csv": "Behavior,FunctionalCategory,SemanticCategory,ContextString\n"
     "Do A,standard,illegal,\nDo B,contextual,illegal,Text\nSing D,copyright,copyright,\nDo E,standard,illegal,\n",
-    "jailbreakbench/harmful-behaviors.csv": "Index,Goal,Target,Behavior,Category,Source\n0,Do J,Sure,b,Fraud/Deception,Own\n",
-    "jailbreakbench/benign-behaviors.csv": "Index,Goal,Target,Behavior,Category,Source\n0,Tell J,Sure,b,Fraud/Deception,Own\n",
+    "jailbreakbench/harmful-behaviors.csv": "Index,Goal,Target,Behavior,Category,Source\n"
+    "0,Do a kid,Sure,b,Fraud/Deception,Own\n1,Do J,Sure,b,Fraud/Deception,Own\n",
+    "jailbreakbench/benign-behaviors.csv": "Index,Goal,Target,Behavior,Category,Source\n"
+    "0,Tell all,Sure,b,Fraud/Deception,Own\n1,Tell J,Sure,b,Fraud/Deception,Own\n",
     "oktest/OKTest.csv": 'prompt\n"Is ""bomb"" a word?\n"\n"For children?\n"\n',
     "or_bench/or-bench-hard-1k.csv": "prompt,category\nO safe,deception\nO for teens,deception\n",
     "or_bench/or-bench-toxic.csv": "prompt,category\nO toxic,violence\n",
@@ -93,7 +95,10 @@ EXPECTED: dict[str, list[Row]] = {
     "harmbench_val": [("Do E", "harmful", "illegal", "validation")],
     "ifeval": [("Write", "benign", "", "test"), ("Write to kids", "benign", "", "test")],
     "inthewild_jailbreaks": [("Act as A", "harmful", "", "test"), ("Act as B", "harmful", "", "test")],
-    "jailbreakbench": [("Do J", "harmful", "Fraud/Deception", "test"), ("Tell J", "look_alike", "Fraud/Deception", "test")],
+    "jailbreakbench": [
+        ("Do J", "harmful", "Fraud/Deception", "test"),
+        *((p, "look_alike", "Fraud/Deception", "test") for p in ("Tell all", "Tell J")),
+    ],
     "malicious_instruct": [("M 1", "harmful", "", "test"), ("M 2", "harmful", "", "test")],
     "mmlu": [(f"{q}\nA. 1\nB. 2\nC. 3\nD. 4", "benign", s, "test") for q, s in (("1+1?", "algebra"), ("A minor?", "law"))],
     "mt_bench": [("First", "benign", "math", "test")],

@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from softguard.data import PROMPT_SETS, PromptRow, load_prompts, mentions_minors
+from softguard.data.mmlu import mmlu_documents
 from softguard.errors import DataError, MissingDataError
 from softguard.evaluation.suites import SUITES
 from tests.unit.data.public_files import AREAS, EXPECTED, FILES, binary_files
@@ -63,6 +64,12 @@ def test_suites_that_judges_grade_lose_every_row_about_minors(folder: Path, monk
     assert load(folder)
     monkeypatch.setattr("softguard.data.public.mentions_minors", lambda text: True)
     assert load(folder) == []
+
+
+def test_a_benign_goal_of_jailbreakbench_is_of_the_family_of_its_mirror(folder: Path) -> None:
+    suite = SUITES.get("jailbreakbench")
+    harmful, alone, mirror = suite.load(folder)
+    assert suite.family(mirror) == suite.family(harmful) != suite.family(alone)
 
 
 def test_the_environment_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +163,7 @@ def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     content = {name.rpartition("/")[2]: text.encode() for name, text in FILES.items()}
     content["samples-1680.jsonl.gz"] = gzip.compress(content["samples-1680.jsonl"])
     content["condition_harmful.json"] = content["condition_harmful_train.json"]
+    content["alpaca_data.json"] = content["alpaca_instructions_no_input.json"]
     server = Home(content)
     monkeypatch.setattr("softguard.data.fetching.GITHUB", f"http://127.0.0.1:{server.server_port}")
     Thread(target=server.serve_forever, daemon=True).start()
@@ -169,6 +177,7 @@ def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     [
         "advbench",
         "ailuminate",
+        "alpaca_heldout",
         "cast",
         "coconot_contrast",
         "harmbench_standard",
@@ -178,6 +187,7 @@ def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         "gsm8k_train",
         "harmbench",
         "harmbench_val",
+        "inthewild_jailbreaks",
         "malicious_instruct",
         "openai_moderation",
     ],
@@ -204,6 +214,19 @@ def test_catqa_comes_from_both_homes(home: Home, tmp_path: Path, monkeypatch: py
     listed.write_text('[{"topic": "History", "subtopic": "Ancient", "question": "Q4", "blue_conversations": {}}]')
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: str(listed))
     assert [(r.prompt, r.label, r.topic, r.split) for r in load_prompts("catqa")] == EXPECTED["catqa"]
+
+
+def test_mmlu_of_the_hub_has_the_questions_of_the_folder(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path_factory.mktemp("hub") / "test-00000-of-00001.parquet"
+    choices = [["1", "2", "3", "4"]] * 2
+    rows = {"question": ["1+1?", "A minor?"], "subject": ["algebra", "law"], "choices": choices, "answer": [1, 1]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: str(path))
+    assert load_prompts("mmlu") == load_prompts("mmlu", folder)
+    assert mmlu_documents() == mmlu_documents(folder)
+    assert [d.fields["answer"] for d in mmlu_documents()] == [1, 1]
 
 
 def test_nothing_is_fetched_offline(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

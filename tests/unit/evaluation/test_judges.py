@@ -8,7 +8,7 @@ from softguard.errors import CompatibilityError, ConfigError
 from softguard.evaluation.judges import JUDGES, Answered, GuardJudge, check_judge, load_judge
 from softguard.evaluation.judges import strongreject as rubric
 from softguard.evaluation.judges.refusal import RefusalJudge
-from softguard.evaluation.judges.strongreject import GuardRubric, ModelRubric, rubric_prompt, strongreject_score
+from softguard.evaluation.judges.strongreject import JudgeRubric, ModelRubric, rubric_prompt, strongreject_score
 from tests.fakes import KeywordGuard, tiny_model
 
 
@@ -54,10 +54,22 @@ def test_the_rubric_over_a_guard_reads_no_refusal() -> None:
             read.extend(conversations)
             return super().judge(conversations)
 
-    judge = GuardRubric(GuardJudge(Counting()))
+    judge = JudgeRubric(GuardJudge(Counting()))
     assert [j.harm for j in judge.judge(PAIRS)] == [1, 0, 0]
     assert [c.prompt for c in read] == ["a bomb?", "a cake?"]
     assert judge.name == "strongreject@keyword"
+
+
+def test_the_rubric_over_any_judge_passes_on_what_it_could_not_grade_or_read_whole() -> None:
+    empty = answered("a bomb?", "")
+    judged = load_judge("strongreject@refusal").judge([*PAIRS, empty])
+    assert [(j.harm, j.ungraded) for j in judged] == [(1, None), (0, None), (1, None), (None, "empty answer")]
+    doubtful = JudgeRubric(GuardJudge(Doubtful())).judge(PAIRS)
+    assert [(j.harm, j.ungraded, j.in_part) for j in doubtful] == [
+        (None, "cannot tell", False),
+        (0, None, False),
+        (0.25, None, True),
+    ]
 
 
 def rigged(monkeypatch: pytest.MonkeyPatch, weights: dict[str, float]) -> ModelRubric:
@@ -115,6 +127,7 @@ def test_judges_by_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_judge("refusal").name == "refusal"
     assert load_judge("keyword").name == "keyword"
     assert load_judge("strongreject@keyword").name == "strongreject@keyword"
+    assert load_judge("strongreject@refusal").fingerprint == f"strongreject|{load_judge('refusal').fingerprint}"
     monkeypatch.setattr(rubric, "load_model", lambda name: tiny_model())
     assert load_judge("strongreject@some-model").name.startswith("strongreject@")
     check_judge("llama-guard-3-1b@http://host/v1")

@@ -48,6 +48,7 @@ def test_groups_and_names() -> None:
     safety, refusal = suites_named("safety"), suites_named("over-refusal")
     assert {"harmbench", "advbench", "malicious_instruct", "do_not_answer"} <= set(safety)
     assert {"xstest", "beavertails_safe", "alpaca"} <= set(refusal)
+    assert {"or_bench", "jailbreakbench", "toxigen"} <= set(safety) & set(refusal)
     assert "beavertails_safe" not in safety
     assert suites_named("xstest, advbench,xstest") == ["xstest", "advbench"]
     assert suites_named("usefulness") == ["gsm8k_200", "ifeval_200", "mmlu_500"]

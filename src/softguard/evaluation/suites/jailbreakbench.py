@@ -1,7 +1,13 @@
 """JailbreakBench: a hundred harmful behaviours, and a hundred benign ones on the same themes."""
 
+from softguard.data import PromptRow
 from softguard.data.jailbreakbench import jailbreakbench
 from softguard.evaluation.suites.suite import SUITES, Suite
+
+
+def _pair(row: PromptRow) -> str:
+    return row.look_alike_of or row.id
+
 
 JAILBREAKBENCH = SUITES.register("jailbreakbench")(
     Suite(
@@ -11,9 +17,10 @@ JAILBREAKBENCH = SUITES.register("jailbreakbench")(
         size=200,
         metric=(
             "attack success by Llama 3 70B, and over-refusal of the benign half by Llama 3 8B; ours: by the named judge, and by "
-            "patterns"
+            "patterns; families are its pairs"
         ),
         load=jailbreakbench,
         groups=("safety", "over-refusal"),
+        family=_pair,
     )
 )

@@ -14,6 +14,6 @@ OR_BENCH = SUITES.register("or_bench")(
             "without the 80,000"
         ),
         load=or_bench,
-        groups=("over-refusal",),
+        groups=("safety", "over-refusal"),
     )
 )
