@@ -145,8 +145,8 @@ def outcome_summary(
     told = {**provenance, "asked": {**provenance["asked"], "max_new_tokens": suite.answer_tokens}}
     notes = _limits(suite, told["asked"])
     if {"student", "base"} <= set(by):
-        both = [_paired(by[name], "accuracy") for name in ("student", "base")]
-        notes.append(power_sentence(*both, "accuracy", "student", "base", unit="questions"))
+        student, base = (_paired(by[name], "accuracy") for name in ("student", "base"))
+        notes.append(power_sentence(student, base, "accuracy", "student", "base", unit="questions"))
     return EvaluationSummary(
         suite=title,
         systems=[SystemResult(system=name, label=LABELS[name], metrics=_rates(found)) for name, found in by.items()],
