@@ -1,54 +1,75 @@
-"""Classifiers that a package of a registry holds with their weights, as they come: none was made to judge an answer.
+"""Classifiers that a registry's package holds with its weights, as they come: each reads the answer alone.
 
-pip install --no-deps --target SITE alt-profanity-check==1.9.1 prompt-guardrail==1.0.1 metatronnanoguard==0.1.0 tiktoken==0.14.0
-PYTHONPATH=SITE python -m benchmarks.guard_variants --only packaged ...
-
-These packages unpickle their own weights, which the product never does: run them where you would run any package that you
-install.
+None was made to judge an answer. The house rule that nothing unpickles holds for `src`: most of these packages unpickle their own
+weights. How to install them is said in `benchmarks/guard_variants/__init__.py`.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.metadata import distribution
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.guard_variants.variant import Scorer, Variant
 from softguard.guards.measuring import LabelledPair
 
-Scorer = Callable[[Sequence[LabelledPair]], NDArray[np.float64]]
+PackagedScorer = tuple[Scorer, int | None]
 
 
-def packaged() -> Iterator[tuple[str, Scorer]]:
-    """Yield the classifiers that are installed, by package; each reads the answer alone."""
-    warnings.filterwarnings("ignore")  # that another scikit-learn wrote the weights
-    for name, make in (
-        ("alt-profanity-check 1.9.1 (profanity)", _profanity),
-        ("prompt-guardrail 1.0.1 (injection)", _guardrail),
-        ("metatronnanoguard 0.1.0 (injection)", _nanoguard),
-    ):
-        try:
-            yield name, make()
-        except ImportError as error:
-            print(f"left out: {name}: {error}")
+def _profanity() -> PackagedScorer:
+    module = import_module("profanity_check")
+    return lambda pairs: np.asarray(module.predict_prob([p.response for p in pairs]), dtype=np.float64), None
 
 
-def _profanity() -> Scorer:
-    score = import_module("profanity_check").predict_prob
-    return lambda pairs: np.asarray(score([p.response for p in pairs]), dtype=np.float64)
+def _guardrail() -> PackagedScorer:
+    guard = import_module("guardify").LogisticRegressionGuardrail()
+
+    def score(text: str) -> float:
+        found = guard.predict(text)
+        return float(found["score"] if found["label"] == "injection" else 1.0 - found["score"])  # the score is of its label
+
+    return _of_answers(score), None
 
 
-def _guardrail() -> Scorer:
-    detect = import_module("guardify").detect
+def _nanoguard() -> PackagedScorer:
+    guard = import_module("nanoguard").NanoGuard(device="cpu")
+    return _of_answers(lambda text: guard.scan(text).injection_score), sum(p.numel() for p in guard.model.parameters())
 
+
+def _sonar() -> PackagedScorer:
+    sonar = import_module("hatesonar").Sonar()
+
+    def score(text: str) -> float:
+        return 1.0 - {c["class_name"]: float(c["confidence"]) for c in sonar.ping(text)["classes"]}["neither"]
+
+    return _of_answers(score), None
+
+
+PACKAGED: dict[str, tuple[str, Callable[[], PackagedScorer]]] = {
+    "alt-profanity-check": ("profanity", _profanity),
+    "prompt-guardrail": ("prompt injection", _guardrail),
+    "metatronnanoguard": ("prompt injection", _nanoguard),
+    "hatesonar": ("hate and offence", _sonar),
+}
+"""What each was made to find, and how it is loaded."""
+
+
+def packaged(name: str) -> Variant:
+    """Return the classifier of a package; whatever the package raises comes through."""
+    with warnings.catch_warnings(action="ignore"):  # that another scikit-learn wrote the weights
+        finds, make = PACKAGED[name]
+        score, parameters = make()
+    package: Any = distribution(name)
+    megabytes = sum(f.locate().stat().st_size for f in package.files or [] if f.locate().is_file()) / 1e6
+    facts = {"version": package.version, "finds": finds}
+    return Variant(score, lambda pair: score([pair]), parameters, megabytes, facts)
+
+
+def _of_answers(score: Callable[[str], float]) -> Scorer:
     def scores(pairs: Sequence[LabelledPair]) -> NDArray[np.float64]:
-        found = [detect(p.response) for p in pairs]
-        # Its score is of the label that it gives.
-        return np.array([f["score"] if f["label"] == "injection" else 1.0 - f["score"] for f in found])
+        return np.array([score(p.response) for p in pairs], dtype=np.float64)
 
     return scores
-
-
-def _nanoguard() -> Scorer:
-    guard = import_module("nanoguard").NanoGuard(device="cpu")
-    return lambda pairs: np.array([guard.scan(p.response).injection_score for p in pairs])

@@ -82,6 +82,7 @@ class MiniLmStates:
     def __init__(self) -> None:
         folder = resolve("minilm-l6").path
         self._encoder, self._network = PairEncoder(folder, 192), load_backbone(folder).eval()
+        self.num_parameters = sum(p.numel() for p in self._network.parameters())
 
     @torch.inference_mode()
     def __call__(self, pairs: Sequence[LabelledPair]) -> Features:
