@@ -47,17 +47,17 @@ PHASES: Mapping[str, SuiteRequest] = {
     "plain": SuiteRequest(
         "harmbench,advbench,malicious_instruct,do_not_answer,beavertails_unsafe,xstest,beavertails_safe,alpaca,softguard",
         judges=JUDGES,
-        limit=100,
+        limit=60,
         max_new_tokens=TOKENS,
     ),
-    "wrapped": SuiteRequest("harmbench", wrappers="all", judges=JUDGES, limit=30, max_new_tokens=TOKENS),
+    "wrapped": SuiteRequest("harmbench", wrappers="all", judges=JUDGES, limit=20, max_new_tokens=TOKENS),
     "divergence": SuiteRequest("softguard", judges=JUDGES, limit=25, max_new_tokens=TOKENS, draws=8),
     "white_box": SuiteRequest(
-        "harmbench", judges=JUDGES, limit=20, max_new_tokens=TOKENS, attacks="all", budget=Budget(steps=50, seconds=10.0)
+        "harmbench", judges=JUDGES, limit=20, max_new_tokens=TOKENS, attacks="all", budget=Budget(steps=50, seconds=5.0)
     ),
-    "usefulness": SuiteRequest("usefulness"),
+    "usefulness": SuiteRequest("usefulness", limit=30),
 }
-"""What is asked in each phase: 100 prompts of each label of a suite, 30 in every wrapper, 25 with eight drafts, 20 attacked."""
+"""What is asked in each phase: 60 prompts of each label of a suite, 20 in every wrapper, 25 with eight drafts, 20 attacked."""
 
 
 def prepared(work: Path, data_dir: Path | None, report: Report) -> list[Path]:
