@@ -23,6 +23,7 @@ from tests.unit.serving.test_playground import CONTRAST
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BINARY is None, reason="no Chromium on this machine")]
 ROOT = Path(__file__).parents[2]
 PICTURES = Path(os.environ.get("SOFTGUARD_PICTURES", ROOT / "build" / "pictures"))
+FOLLOWING = 4  # Node.DOCUMENT_POSITION_FOLLOWING, which what is contained has too
 SUITE = "evaluations/malicious_instruct-trial"
 NEWER = ("benign_drift_tv", "benign_exact_match", "benign_length_ratio", "truncated_rate")
 """Figures that the committed evaluation is older than: here any values, so that the page is as wide as a new one's."""
@@ -102,6 +103,44 @@ def test_harmful_text_is_revealed_by_the_keyboard_alone(tab: Page, pages):
     assert tab.eval(f"{told}[0].querySelector('dd').offsetHeight") > 0
     tab.press("Enter")
     assert tab.eval(f"{told}.map((d) => d.open)") == [False]
+
+
+STOPS = "[...document.querySelectorAll('a[href], summary, [tabindex]')]"
+AT = f"{STOPS}.indexOf(document.activeElement)"
+SEEN = """(() => {
+  const style = getComputedStyle(document.activeElement), box = document.activeElement.getBoundingClientRect();
+  const inside = box.left >= 0 && box.left < innerWidth && box.bottom > 0 && box.top < innerHeight;
+  return inside && style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
+})()"""
+"""Whether what has the focus is in the window and outlined."""
+
+
+# A comparison's matrix of judges is made of samples, which the trial has not kept.
+@pytest.mark.parametrize(("which", "needed"), [("report", {"SUMMARY", "scroll"}), ("compare", {"SUMMARY"})])
+def test_every_control_is_reached_seen_and_worked_by_the_keyboard_alone(tab: Page, pages, which, needed):
+    tab.open(pages[which].as_uri(), width=390)
+    controls = tab.eval(f"{STOPS}.map((e) => e.className || e.tagName)")
+    assert controls[0] == "skip"
+    assert needed <= set(controls)
+    for i, control in enumerate(controls):
+        tab.press("Tab")
+        assert tab.eval(AT) == i
+        assert tab.eval(SEEN), control
+        if control in ("skip", "scroll"):
+            tab.picture(PICTURES / f"{which}-focus-{control}.png")
+        if control == "SUMMARY":
+            opened = "document.activeElement.parentElement.open"
+            for expected in (True, False):
+                tab.press("Enter")
+                assert tab.eval(opened) == expected
+        if control == "scroll":
+            assert tab.eval("document.activeElement.getAttribute('aria-label')")
+    tab.open(pages[which].as_uri(), width=390)
+    tab.press("Tab")
+    tab.press("Enter")
+    tab.until("location.hash === '#results'")
+    tab.press("Tab")
+    assert tab.eval(f"document.querySelector('#results').compareDocumentPosition(document.activeElement) & {FOLLOWING}")
 
 
 def test_the_runs_own_page_holds_no_harmful_text(pages):

@@ -9,6 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from softguard.adapters import ADAPTERS
+from softguard.adapters.lora import LoraConfig
+from softguard.adapters.soft_prompt import SoftPromptConfig
+from softguard.adapters.steering_vector import SteeringVectorConfig
 from softguard.core import Conversation, Message
 from softguard.data.document import Document, document, subset, subset_ids
 from softguard.errors import CompatibilityError, ConfigError, DataError
@@ -54,7 +58,6 @@ def build(tmp_path: Path):
     return built
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ifeval", "gsm8k", "mmlu"])
 def test_the_base_model_scores_as_under_the_harness_s_own_model(build, name):
     from lm_eval.models.huggingface import HFLM
@@ -74,6 +77,38 @@ def test_the_base_model_scores_as_under_the_harness_s_own_model(build, name):
             else:
                 assert [r[0].strip() for r in said] == [r[0].strip() for r in expected]
                 assert any(r[0].strip() for r in said)
+
+
+ADDED = {
+    "soft_prompt": SoftPromptConfig(num_virtual_tokens=3),
+    "lora": LoraConfig(rank=2),
+    "steering_vector": SteeringVectorConfig(layer=0),
+}
+
+
+@pytest.mark.parametrize("kind", ADDED)
+def test_a_student_of_any_adapter_is_a_model_of_the_harness(build, kind):
+    """Where the adapter changes the network alone, the harness's own model of that network has the same scores."""
+    from lm_eval.models.huggingface import HFLM
+
+    lm, suite = tiny_model(), build("mmlu")
+    adapter = ADAPTERS.get(kind).create(ADDED[kind], lm, 0)
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p += 0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    student = ModelSystem("student", lm, adapter=adapter)
+    ours, base = (suite.results(harness_model(system)) for system in (student, ModelSystem("base", lm)))
+    for task in suite.tasks:
+        for a, b in zip(ours["samples"][task], base["samples"][task], strict=True):
+            said, plain = ([r[0][0] for r in x["resps"]] for x in (a, b))
+            asked = [(conversation_of(context), str(choice)) for context, choice in a["arguments"]]
+            expected = likelihoods(student, [c for c, _ in asked], [choice for _, choice in asked])
+            assert said == pytest.approx([x.log_prob for x in expected], abs=1e-4)
+            assert said != pytest.approx(plain, abs=1e-3)
+    if kind != "soft_prompt":
+        with student.running() as attached:
+            theirs = suite.results(HFLM(pretrained=attached.network, tokenizer=lm.tokenizer, batch_size=3))
+        assert ours["results"] == theirs["results"]
 
 
 def test_grades_come_in_the_order_of_the_questions(build):
