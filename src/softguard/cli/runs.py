@@ -329,6 +329,7 @@ def judge(
     report: Annotated[
         Path | None, typer.Option(help='PAGE.html: figures, ROC and reliability over the lines with "unsafe": true or false.')
     ] = None,
+    max_ungraded: Annotated[float, typer.Option(min=0.0, max=1.0, help="Stop where more of all lines are ungraded.")] = 0.01,
 ) -> None:
     """Judge a file of (prompt, response) pairs with one guard.
 
@@ -345,7 +346,7 @@ def judge(
     with Stages() as stages:
         fetch_missing(stages, guard=guard)
         loaded = load_guard(guard)
-        result = judge_file(loaded, source, out_file, lambda done, total: stages("judging", done, total, {}))
+        result = judge_file(loaded, source, out_file, lambda done, total: stages("judging", done, total, {}), max_ungraded)
     if report is not None:
         write_guard_page(labelled_lines(out_file), loaded.name, report)
         err.print(f"report: {report}", markup=False, soft_wrap=True)
