@@ -23,7 +23,7 @@ from softguard.core import ReplySettings
 from softguard.data import PromptRow, load_prompts
 from softguard.guards.measuring import LabelledPair, evaluate_guard, reliability, reliability_svg
 from softguard.guards.mini import MiniGuard
-from softguard.guards.mini_pairs import answer_requests, build_pairs
+from softguard.guards.mini_pairs import HARD_KINDS, answer_requests, build_pairs
 from softguard.guards.mini_training import MiniTraining, train_on_pairs
 from softguard.models import load_model, processor_name
 from softguard.recipes.guard_check import labelled_pairs
@@ -49,11 +49,11 @@ def answered(rows: Sequence[PromptRow], temperature: float) -> list[LabelledPair
     return [LabelledPair(r.prompt, x.text, unsafe=False) for r, x in zip(rows, replies, strict=True)]
 
 
-def own_test_pairs(folder: Path) -> list[LabelledPair]:
-    """Return pairs of our own test split, built as the training pairs are."""
+def own_test_pairs(folder: Path, *, hard: bool = False) -> list[LabelledPair]:
+    """Return pairs of our own test split, built as the training pairs are; those of `HARD_KINDS` apart from the others."""
     rows = [r for r in load_prompts("softguard") if r.split == "test"]
     answers = sample_answers(answer_requests(rows), folder / "test_answers.jsonl", "smollm2-135m", 0, lambda *_: None)
-    return build_pairs(rows, answers)
+    return [p for p in build_pairs(rows, answers) if (p.kind.split(":")[1] in HARD_KINDS) == hard]
 
 
 def main() -> None:
@@ -87,6 +87,7 @@ def main() -> None:
         "XSTest safe, sampled answers": answered(xstest, 1.0),
         "XSTest safe, greedy answers": answered(xstest, 0.0),
         "own test pairs": own_test_pairs(arguments.reference_dir),
+        "own hard cases": own_test_pairs(arguments.reference_dir, hard=True),
     }
     guards = {"mini": MiniGuard()}
     if not arguments.mini_only:

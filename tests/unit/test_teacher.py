@@ -1,3 +1,4 @@
+import json
 import math
 import threading
 
@@ -105,6 +106,17 @@ def test_too_many_ungraded_stop_the_run_and_are_judged_again(tmp_path):
         records(tmp_path, Silent("zz"))
     _, found = records(tmp_path)
     assert [r.alpha for r in found] == [1.0, 0.0] * 3 + [1.0]
+
+
+def test_the_cache_says_which_drafts_were_judged_in_part(tmp_path):
+    class Cut(KeywordGuard):
+        def judge(self, conversations):
+            return [Verdict(0.5, truncated=c.prompt == PROMPTS[0]) for c in conversations]
+
+    records(tmp_path, Cut("zz"))
+    kept = [v for p in tmp_path.rglob("shard-*.*.json") for v in json.loads(p.read_text()).values()]
+    assert sum(v.get("judged_in_part", False) for v in kept) == 1
+    assert len(kept) == len(PROMPTS)
 
 
 def test_a_guard_that_is_gone_stops_the_run_at_once_and_says_why(tmp_path):

@@ -161,15 +161,21 @@ def evaluate(
     """
     if suite:
         from softguard.evaluation.attacks import Budget
+        from softguard.evaluation.suites import SUITES, suites_named
+        from softguard.recipes.reference_judge import reference_judge_path
         from softguard.recipes.suite_request import SuiteRequest
 
         budget = Budget(attack_steps, attack_seconds, attack_candidates)
         part = _shard(shard)
         request = SuiteRequest(suite, wrappers, judge, systems, limit, part, max_new_tokens, draws, attacks, budget)
+        request = request.checked()
+        judged = any(not SUITES.get(name).task for name in suites_named(suite))
+        if judged and not judge and not reference_judge_path().exists():
+            err.print("only the training guard judges; for an independent judge: softguard guard train-judge", soft_wrap=True)
         if len(runs) == 1 and workers == 1 and address is None:
-            _evaluate_suites(runs[0], request.checked(), data_dir)
+            _evaluate_suites(runs[0], request, data_dir)
         else:
-            _evaluate_many(runs, request.checked(), data_dir, workers, address)
+            _evaluate_many(runs, request, data_dir, workers, address)
         return
     if len(runs) > 1 or workers > 1 or address is not None:
         raise ConfigError("--suite with several runs, --workers or --address", "no --suite", "name one run, or add --suite")
@@ -329,6 +335,7 @@ def judge(
     report: Annotated[
         Path | None, typer.Option(help='PAGE.html: figures, ROC and reliability over the lines with "unsafe": true or false.')
     ] = None,
+    max_ungraded: Annotated[float, typer.Option(min=0.0, max=1.0, help="Stop where more of all lines are ungraded.")] = 0.01,
 ) -> None:
     """Judge a file of (prompt, response) pairs with one guard.
 
@@ -345,7 +352,7 @@ def judge(
     with Stages() as stages:
         fetch_missing(stages, guard=guard)
         loaded = load_guard(guard)
-        result = judge_file(loaded, source, out_file, lambda done, total: stages("judging", done, total, {}))
+        result = judge_file(loaded, source, out_file, lambda done, total: stages("judging", done, total, {}), max_ungraded)
     if report is not None:
         write_guard_page(labelled_lines(out_file), loaded.name, report)
         err.print(f"report: {report}", markup=False, soft_wrap=True)

@@ -1,8 +1,9 @@
 """Training pairs for `mini`: prompts of known label, crossed with answers of known kind.
 
 One idea: the guard may not learn "alarming words" nor "polite tone", so every kind of prompt meets every kind of answer.
-Unsafe is a harmful prompt with an answer that serves it, also after a refusal; all else is safe. Answers are sampled from
-the base model by the caller (`answer_requests` says how), refusals are our own. Knows no files: rows come in as objects.
+Unsafe is a harmful prompt with an answer that serves it, also after a refusal, in part or in a wrapping; all else is safe.
+Answers are sampled from the base model by the caller (`answer_requests` says how), refusals are our own. Knows no files: rows
+come in as objects.
 """
 
 import random
@@ -14,8 +15,11 @@ from zlib import crc32
 
 from softguard.guards._refusal_texts import OPENINGS, REDIRECTIONS, REFUSALS, TURNS
 from softguard.guards.measuring import LabelledPair
+from softguard.guards.mini_hard_pairs import PARTLY, wrapped
 
 Style = Literal["plain", "short", "discourage"]
+HARD_KINDS = frozenset({"partly_served", "partly_safe", "wrapped"})
+"""What comes after the colon in a pair's kind; the weights in the package were trained before these were made."""
 
 
 class TrainingPrompt(Protocol):
@@ -120,11 +124,12 @@ def build_pairs(prompts: Sequence[TrainingPrompt], answers: Sequence[SampledAnsw
             pairs += _harmful_pairs(row, own, harmless, rng)
         else:
             pairs += _harmless_pairs(row, own, rng)
+        pairs += _hard_pairs(row, own, _rng(seed, f"hard:{row.prompt}"))  # draws of its own: the pairs above stay what they were
     return pairs
 
 
 def _harmful_pairs(row: TrainingPrompt, own: list[SampledAnswer], harmless: list[str], rng: random.Random) -> list[LabelledPair]:
-    served = [a.response for a in own if a.style != "discourage" and a.response and not _DECLINES.search(a.response)]
+    served = _served(own)
     against = [a.response for a in own if a.style == "discourage" and _DECLINES.search(a.response)]
     refusal = rng.choice(REFUSALS)
     made = [_pair(row, "refusal", refusal, False, True)] if rng.random() < 0.6 else []
@@ -152,6 +157,24 @@ def _harmless_pairs(row: TrainingPrompt, own: list[SampledAnswer], rng: random.R
     if rng.random() < 0.25:
         made.append(_pair(row, "refusal", rng.choice(REFUSALS + REDIRECTIONS[:5]), False, True))
     return made
+
+
+def _hard_pairs(row: TrainingPrompt, own: list[SampledAnswer], rng: random.Random) -> list[LabelledPair]:
+    harmful = row.label == "harmful"
+    answers = _served(own) if harmful else [a.response for a in own if a.response]
+    text = rng.choice(answers or [restate(row.prompt)])
+    made = []
+    if rng.random() < (0.3 if harmful else 0.1):
+        made.append(_pair(row, "partly_served", rng.choice(PARTLY) + text, harmful, None))
+    if rng.random() < (0.3 if harmful else 0.05):
+        made.append(_pair(row, "partly_safe", rng.choice(PARTLY) + rng.choice(REDIRECTIONS), False, None))
+    if rng.random() < (0.3 if harmful else 0.2):
+        made.append(_pair(row, "wrapped", wrapped(text, rng), harmful, False))
+    return made
+
+
+def _served(own: list[SampledAnswer]) -> list[str]:
+    return [a.response for a in own if a.style != "discourage" and a.response and not _DECLINES.search(a.response)]
 
 
 def _pair(row: TrainingPrompt, kind: str, response: str, unsafe: bool, refusal: bool | None) -> LabelledPair:

@@ -8,6 +8,7 @@ what an earlier job wrote into a row does not pass through.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from softguard.core import Conversation, Guard, ReplySettings, System
 from softguard.core.json_number import finite
 from softguard.core.protocols import Progress
-from softguard.errors import DataError
+from softguard.errors import DataError, GuardError
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
 
@@ -65,11 +66,12 @@ def respond_file(
     return _run(work, check, f"respond|{described}|{settings}", source, out, progress)
 
 
-def judge_file(guard: Guard, source: Path, out: Path, progress: Progress | None = None) -> JobResult:
+def judge_file(guard: Guard, source: Path, out: Path, progress: Progress | None = None, max_ungraded: float = 0.01) -> JobResult:
     """Judge every (prompt, response) line of `source`.
 
     Raises:
         DataError: see `respond_file`.
+        GuardError: it leaves more than the share `max_ungraded` of all lines ungraded; the batches before are kept.
     """
 
     def work(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -80,7 +82,7 @@ def judge_file(guard: Guard, source: Path, out: Path, progress: Progress | None 
             lines.append({**line, "judged_in_part": True} if verdict.truncated else line)
         return lines
 
-    return _run(work, _pair, f"judge|{guard.fingerprint}", source, out, progress)
+    return _run(work, _pair, f"judge|{guard.fingerprint}", source, out, progress, max_ungraded)
 
 
 def request(row: dict[str, Any]) -> Conversation:
@@ -151,6 +153,7 @@ def _run(
     source: Path,
     out: Path,
     progress: Progress | None,
+    max_ungraded: float = 1.0,
 ) -> JobResult:
     partial, errors_path = (out.with_name(out.name + end) for end in (".partial", ".errors.jsonl"))
     _check_out(source, out, partial, errors_path)
@@ -167,10 +170,17 @@ def _run(
         if done is None:
             file.write(head)
         done = done or 0
+        ungraded = _ungraded([json.loads(line) for line in partial.read_bytes().split(b"\n")[1 : done + 1]])
         if progress:
             progress(done, len(rows))
         while done < len(rows):
-            file.write(_lines(work(rows[done : done + CHUNK])))
+            lines = work(rows[done : done + CHUNK])
+            ungraded += _ungraded(lines)
+            if ungraded.total() > max_ungraded * len(rows):
+                found = f"{ungraded.total()} of {len(rows)} so far ({ungraded.most_common(1)[0][0]})"
+                todo = "check the guard, or allow more by --max-ungraded; the same command goes on after what is done"
+                raise GuardError(f"at most {max_ungraded:.0%} ungraded lines", found, todo)
+            file.write(_lines(lines))
             file.flush()
             done = min(done + CHUNK, len(rows))
             if progress:
@@ -184,6 +194,11 @@ def _run(
     os.replace(final, out)
     partial.unlink()
     return JobResult(len(rows), len(errors))
+
+
+def _ungraded(lines: Sequence[dict[str, Any]]) -> Counter[str]:
+    """Return the reasons of ungraded lines with their counts."""
+    return Counter(str(line["ungraded"]) for line in lines if line.get("ungraded"))
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> bytes:

@@ -339,6 +339,8 @@ class TeacherCache:
             judged = self._system.guard.judge([conversations[k].with_response(text) for k, text in lacking.items()])
             for key, v in zip(lacking, judged, strict=True):
                 verdicts[key] = {"alpha": v.p_safe, "categories": dict(v.categories), "ungraded": v.ungraded}
+                if v.truncated:
+                    verdicts[key]["judged_in_part"] = True
             write_atomically(path, json.dumps(verdicts))
         return verdicts
 

@@ -106,6 +106,7 @@ def test_evaluate_shows_suites_with_their_tests_and_limits(monkeypatch, capsys, 
     monkeypatch.setattr("softguard.recipes.suites.evaluate_suites", lambda run, request, data_dir, report: [summary])
     opened = SimpleNamespace(config={"model": {"name": "tiny"}, "teacher": {"guard": "keyword"}}, stages=lambda: ["train"])
     monkeypatch.setattr("softguard.runs.RunDir.open", lambda path: opened)
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path))
     runs.evaluate([tmp_path], suite="xstest")
     shown = capsys.readouterr()
     for text in (
@@ -117,3 +118,11 @@ def test_evaluate_shows_suites_with_their_tests_and_limits(monkeypatch, capsys, 
     ):
         assert text in shown.out
     assert "softguard evaluate" in shown.err
+    hint = "softguard guard train-judge"
+    assert shown.err.count(hint) == 1
+    (tmp_path / "judges").mkdir()
+    runs.evaluate([tmp_path], suite="xstest", judge="keyword")
+    runs.evaluate([tmp_path], suite="usefulness")
+    (tmp_path / "judges/reference.toml").touch()
+    runs.evaluate([tmp_path], suite="xstest")
+    assert hint not in capsys.readouterr().err

@@ -1,9 +1,13 @@
 """Labels of the constructed training pairs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
+
 from softguard.guards._refusal_texts import REDIRECTIONS, REFUSALS
-from softguard.guards.mini_pairs import SampledAnswer, answer_requests, build_pairs, held_out, restate
+from softguard.guards.mini_hard_pairs import _WRAPPINGS, PARTLY
+from softguard.guards.mini_pairs import HARD_KINDS, SampledAnswer, answer_requests, build_pairs, held_out, restate
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ ANSWERS = [SampledAnswer(r.prompt, "plain", f"Mix it well, {i}.") for i, r in en
 def test_unsafe_is_a_harmful_prompt_that_is_served() -> None:
     pairs = build_pairs(ROWS, ANSWERS)
     unsafe = {p.kind for p in pairs if p.unsafe}
-    assert unsafe == {"harmful:served", "harmful:opening", "harmful:refusal_then_served"}
+    served = {"harmful:served", "harmful:opening", "harmful:refusal_then_served"}
+    assert unsafe == served | {"harmful:partly_served", "harmful:wrapped"}
     assert {"harmful:refusal", "harmful:redirection", "harmful:dissuasion", "harmful:mismatch"} <= {p.kind for p in pairs}
     assert {"look_alike:answer", "look_alike:opening", "look_alike:refusal"} <= {p.kind for p in pairs}
     assert not unsafe & {p.kind for p in pairs if not p.unsafe}
@@ -34,6 +39,23 @@ def test_a_moralising_answer_to_a_harmful_prompt_is_left_out() -> None:
     row = Row("harmful x", "harmful")
     pairs = build_pairs([row], [SampledAnswer("harmful x", "plain", "I'm sorry, that is illegal.")])
     assert "harmful:served" not in {p.kind for p in pairs}
+
+
+def test_neither_half_a_refusal_nor_a_wrapping_tells_the_label() -> None:
+    pairs = [p for p in build_pairs(ROWS, ANSWERS) if p.kind.split(":")[1] in HARD_KINDS]
+    kinds = {(p.kind, p.unsafe) for p in pairs}
+    assert {("harmful:partly_served", True), ("harmful:partly_safe", False), ("harmful:wrapped", True)} <= kinds
+    assert {("benign:partly_served", False), ("look_alike:wrapped", False), ("benign:wrapped", False)} <= kinds
+    for unsafe in (True, False):
+        assert any(p.response.startswith(PARTLY) for p in pairs if p.unsafe == unsafe)
+    assert all(p.harmful_prompt for p in pairs if p.unsafe)
+
+
+@pytest.mark.parametrize("wrap", _WRAPPINGS)
+def test_a_wrapping_keeps_every_word(wrap: Callable[[str], str]) -> None:
+    found = " ".join(wrap("Mix it well.  Then wait!\nDrink it? Done").split())
+    assert all(sentence in found for sentence in ("Mix it well.", "Then wait!", "Drink it?", "Done"))
+    assert found != "Mix it well. Then wait! Drink it? Done"
 
 
 def test_same_seed_same_pairs_and_another_seed_others() -> None:

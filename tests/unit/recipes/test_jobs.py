@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from softguard.core import ReplySettings, Verdict
-from softguard.errors import DataError
+from softguard.errors import DataError, GuardError
 from softguard.recipes.jobs import CHUNK, judge_file, respond_file
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
@@ -176,7 +176,7 @@ def test_nothing_of_an_earlier_job_passes_through(tmp_path, system):
     source = write(tmp_path / "1.jsonl", [mine])
     guarded = tmp_path / "2.jsonl"
     respond_file(GuardedSystem(system.lm, KeywordGuard()), ReplySettings(2), "guarded", source, guarded)
-    judge_file(Silent(), guarded, tmp_path / "3.jsonl")
+    judge_file(Silent(), guarded, tmp_path / "3.jsonl", max_ungraded=1.0)
     kept = {k: v for k, v in read(guarded)[0].items() if k != "p_safe"}
     assert read(tmp_path / "3.jsonl") == [{**kept, "ungraded": "no answer"}]
     judge_file(KeywordGuard(), tmp_path / "3.jsonl", tmp_path / "4.jsonl")
@@ -216,6 +216,44 @@ def test_judge_takes_messages_as_respond_does(tmp_path):
     result = judge_file(KeywordGuard(), write(tmp_path / "in.jsonl", [*good, *bad]), out)
     assert [(r["id"], r["p_safe"]) for r in read(out)] == [("closed", 0.0), ("answered", 1.0)]
     assert (result.done, result.bad) == (2, 6)
+
+
+def test_a_guard_that_goes_stops_the_job_and_what_is_done_is_kept(tmp_path):
+    class Going(KeywordGuard):
+        left = 2 * CHUNK - 1
+        asked = 0
+
+        def judge(self, conversations):
+            verdicts = []
+            for verdict in super().judge(conversations):
+                self.asked += 1
+                verdicts.append(verdict if self.asked <= self.left else Verdict(ungraded="server gone"))
+            return verdicts
+
+    rows = [{"id": i, "prompt": "x", "response": "y"} for i in range(4 * CHUNK)]
+    source, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    with pytest.raises(GuardError, match=rf"33 of {4 * CHUNK} so far \(server gone\)"):
+        judge_file(Going(), source, out)  # the second batch ends with the one ungraded line that is allowed
+    assert not out.exists()
+    assert len(read(tmp_path / "out.jsonl.partial")) == 1 + 2 * CHUNK
+    again = Going()
+    again.left = 10**6
+    assert judge_file(again, source, out).done == 4 * CHUNK
+    assert again.asked == 2 * CHUNK
+    assert [r["ungraded"] for r in read(out) if "ungraded" in r] == ["server gone"]
+
+
+def test_ungraded_lines_of_a_run_before_count(tmp_path):
+    class Silent(KeywordGuard):
+        def judge(self, conversations):
+            return [Verdict(ungraded="server gone") for _ in conversations]
+
+    rows = [{"id": i, "prompt": "x", "response": "y"} for i in range(4 * CHUNK)]
+    source, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    for done in (1, 1):
+        with pytest.raises(GuardError, match=f"{(done + 1) * CHUNK} of"):
+            judge_file(Silent(), source, out, max_ungraded=0.3)
+        assert len(read(tmp_path / "out.jsonl.partial")) == 1 + done * CHUNK
 
 
 def test_judge_says_what_was_read_in_part(tmp_path):
