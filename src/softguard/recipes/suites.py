@@ -214,8 +214,16 @@ def _summary(
     if request.draws:
         systems = list({"base": parts.systems.get("base") or _base(parts), **parts.systems}.values())
         conversations = [r.conversation for r in rows]
+        tokens = parts.settings.max_new_tokens
         extra = divergences(
-            parts.teacher, systems, conversations, request.draws, parts.settings.max_new_tokens, measured.clusters(rows), report
+            parts.teacher,
+            systems,
+            conversations,
+            request.draws,
+            tokens,
+            measured.clusters(rows),
+            report,
+            lambda system: parts.store("divergence", system, tokens),
         )
     results = [SystemResult(system=s, label=LABELS[s], metrics=rates(measured, s) | extra.get(s, {})) for s in measured.by]
     student = "student" in measured.by
