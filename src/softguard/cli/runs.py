@@ -132,9 +132,7 @@ def evaluate(
         str, typer.Option(help="Suites or groups (safety, over-refusal, usefulness), by comma; without it, our own test split.")
     ] = "",
     wrappers: Annotated[str, typer.Option(help="Attack wrappers over harmful prompts, by comma, or all.")] = "",
-    judge: Annotated[
-        str, typer.Option(help="Guards, reference, refusal, strongreject@JUDGE, by comma; the first leads.")
-    ] = "",
+    judge: Annotated[str, typer.Option(help="Guards, reference, refusal, strongreject@JUDGE, by comma; the first leads.")] = "",
     systems: Annotated[str, typer.Option(help="Which systems, by comma.")] = "base,guarded,system_prompt,student",
     limit: Annotated[int, typer.Option(min=0, help="At most so many prompts of each label of a suite; 0 is all.")] = 0,
     shard: Annotated[
@@ -163,8 +161,8 @@ def evaluate(
     """
     if suite:
         from softguard.evaluation.attacks import Budget
+        from softguard.evaluation.judges.reference import reference_judge_path
         from softguard.evaluation.suites import SUITES, suites_named
-        from softguard.recipes.reference_judge import reference_judge_path
         from softguard.recipes.suite_request import SuiteRequest
 
         budget = Budget(attack_steps, attack_seconds, attack_candidates)

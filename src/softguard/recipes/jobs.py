@@ -22,6 +22,8 @@ from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
 
 CHUNK = 32
+FEW = 5
+"""So many ungraded lines stop no job: a small file may hold an empty answer."""
 _VERDICT = ("p_safe", "categories", "ungraded", "judged_in_part")
 _REPLY = ("response", "refusal_log_odds", "refused", "replaced")
 
@@ -71,7 +73,7 @@ def judge_file(guard: Guard, source: Path, out: Path, progress: Progress | None 
 
     Raises:
         DataError: see `respond_file`.
-        GuardError: it leaves more than the share `max_ungraded` of all lines ungraded; the batches before are kept.
+        GuardError: it leaves more than the share `max_ungraded` of all lines and more than `FEW` ungraded; the batches before are kept.
     """
 
     def work(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -176,7 +178,7 @@ def _run(
         while done < len(rows):
             lines = work(rows[done : done + CHUNK])
             ungraded += _ungraded(lines)
-            if ungraded.total() > max_ungraded * len(rows):
+            if ungraded.total() > max(FEW, max_ungraded * len(rows)):
                 found = f"{ungraded.total()} of {len(rows)} so far ({ungraded.most_common(1)[0][0]})"
                 todo = "check the guard, or allow more by --max-ungraded; the same command goes on after what is done"
                 raise GuardError(f"at most {max_ungraded:.0%} ungraded lines", found, todo)

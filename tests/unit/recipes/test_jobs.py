@@ -176,7 +176,7 @@ def test_nothing_of_an_earlier_job_passes_through(tmp_path, system):
     source = write(tmp_path / "1.jsonl", [mine])
     guarded = tmp_path / "2.jsonl"
     respond_file(GuardedSystem(system.lm, KeywordGuard()), ReplySettings(2), "guarded", source, guarded)
-    judge_file(Silent(), guarded, tmp_path / "3.jsonl", max_ungraded=1.0)
+    judge_file(Silent(), guarded, tmp_path / "3.jsonl")
     kept = {k: v for k, v in read(guarded)[0].items() if k != "p_safe"}
     assert read(tmp_path / "3.jsonl") == [{**kept, "ungraded": "no answer"}]
     judge_file(KeywordGuard(), tmp_path / "3.jsonl", tmp_path / "4.jsonl")
