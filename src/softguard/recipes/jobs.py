@@ -73,7 +73,7 @@ def judge_file(guard: Guard, source: Path, out: Path, progress: Progress | None 
 
     Raises:
         DataError: see `respond_file`.
-        GuardError: it leaves more than the share `max_ungraded` of all lines and more than `FEW` ungraded; the batches before are kept.
+        GuardError: more than the share `max_ungraded` of all lines is ungraded, and more than `FEW`; what was done is kept.
     """
 
     def work(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
