@@ -3,7 +3,7 @@
 python -m benchmarks.evaluation --data-dir ../shared/data [--work runs/evaluation] [--phases plain,wrapped] [--write-only]
 
 The reference judge leads (trained first where it was not); beside it stand the training guard and the refusal patterns.
-WORK/ours is a copy of benchmarks/reference, WORK/tv_disp is distilled from configs/tv_disp_paper.toml; a run that is there
+WORK/ours is a copy of benchmarks/reference without its figures, WORK/tv_disp is distilled from configs/tv_disp_paper.toml; a run that is there
 already (trained on a card, say) is taken as it is. Subsets are drawn by the seed of the runs' data, the same for both. Answers,
 verdicts, drafts and what attacks find are kept by content: killed, the same command goes on, and what is finished is read. After
 every phase summary.json, tables.md and report.html are written anew from what both runs have; seconds are those that this machine
@@ -43,6 +43,8 @@ ROOT = HERE.parents[1]
 NAMES = ("tv_disp", "ours")
 JUDGES = "reference,mini,refusal"
 TOKENS = 64
+FIGURES = ("manifest.json", "evaluations", "report.*", "public.json")
+"""Of the reference run, not taken over: an older version measured them."""
 PHASES: Mapping[str, SuiteRequest] = {
     "plain": SuiteRequest(
         "harmbench,advbench,malicious_instruct,do_not_answer,beavertails_unsafe,xstest,beavertails_safe,alpaca,softguard",
@@ -67,7 +69,8 @@ def prepared(work: Path, data_dir: Path | None, report: Report) -> list[Path]:
     if not reference_judge_path().exists():
         train_reference_judge(data_dir)
     if not (ours / "manifest.json").exists():
-        shutil.copytree(ROOT / "benchmarks/reference", ours, dirs_exist_ok=True)
+        shutil.copytree(ROOT / "benchmarks/reference", ours, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*FIGURES))
+        RunDir(ours).finish_stage("train")
     if "train" not in RunDir(tv_disp).stages():
         distill(load_config(ROOT / "configs/tv_disp_paper.toml"), tv_disp, data_dir, report)
     for run in runs:
