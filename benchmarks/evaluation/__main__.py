@@ -3,11 +3,11 @@
 python -m benchmarks.evaluation --data-dir ../shared/data [--work runs/evaluation] [--phases plain,wrapped] [--write-only]
 
 The reference judge leads (trained first where it was not); beside it stand the training guard and the refusal patterns.
-WORK/ours is a copy of benchmarks/reference without its figures, WORK/tv_disp is distilled from configs/tv_disp_paper.toml; a run that is there
-already (trained on a card, say) is taken as it is. Subsets are drawn by the seed of the runs' data, the same for both. Answers,
-verdicts, drafts and what attacks find are kept by content: killed, the same command goes on, and what is finished is read. After
-every phase summary.json, tables.md and report.html are written anew from what both runs have; seconds are those that this machine
-spent. No prompt of a public set goes into them. Phases are sized for two slow cores; `PHASES` says what each is.
+WORK/ours is a copy of benchmarks/reference without its figures, WORK/tv_disp is distilled from configs/tv_disp_paper.toml; a run
+that is there already (trained on a card, say) is taken as it is. Subsets are drawn by the seed of the runs' data, the same for
+both. Answers, verdicts, drafts and what attacks find are kept by content: killed, the same command goes on, and what is finished
+is read. After every phase summary.json, tables.md and report.html are written anew from what both runs have; seconds are those
+that this machine spent. No prompt of a public set goes into them. Phases are sized for two cores; `PHASES` says what each is.
 """
 
 import argparse
