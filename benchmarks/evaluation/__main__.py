@@ -26,7 +26,7 @@ from softguard.cli.console import Stages
 from softguard.core.files import write_atomically
 from softguard.evaluation.attacks import Budget
 from softguard.evaluation.judges.reference import reference_judge_path
-from softguard.evaluation.results import EvaluationSummary
+from softguard.evaluation.results import ANY_WRAPPER, EvaluationSummary, metric_name
 from softguard.recipes.compare import compare_runs, compare_suites, write_comparison
 from softguard.recipes.config import load_config
 from softguard.recipes.distill import Report, distill
@@ -36,6 +36,7 @@ from softguard.recipes.suite_request import SuiteRequest
 from softguard.recipes.suites import evaluate_suites, summaries_of
 from softguard.reports.markdown import plain, upright_table
 from softguard.reports.verdict import verdict
+from softguard.reports.wording import cell, info
 from softguard.runs import RunDir
 
 HERE = Path(__file__).parent
@@ -43,6 +44,19 @@ ROOT = HERE.parents[1]
 NAMES = ("tv_disp", "ours")
 JUDGES = "reference,mini,refusal"
 TOKENS = 64
+HEADLINES = (
+    "attack_success_rate",
+    metric_name("attack_success_rate", wrapper=ANY_WRAPPER),
+    "refusal_rate",
+    "look_alike_refusal_rate",
+    "over_refusal_rate",
+    "refusal_auc",
+    "decision_divergence",
+    "sequence_tv",
+    "accuracy",
+    "gold_log_likelihood",
+)
+"""Figures of the short table, of those that a suite has."""
 FIGURES = ("manifest.json", "evaluations", "report.*", "public.json")
 """Of the reference run, not taken over: an older version measured them."""
 PHASES: Mapping[str, SuiteRequest] = {
@@ -131,11 +145,26 @@ def asked_as(asked: Mapping[str, Any]) -> str:
 
 def tables(own: EvaluationSummary, suites: Sequence[tuple[str, EvaluationSummary]]) -> str:
     """Return the tables as Markdown, a metric a row."""
-    blocks = ["# The full evaluation", plain(" ".join(verdict(own, suites))), "## Our own test split", upright_table(own)]
+    blocks = ["# The full evaluation", plain(" ".join(verdict(own, suites))), "## In short", in_short(suites)]
+    blocks += ["## Our own test split", upright_table(own)]
     for folder, suite in suites:
         blocks += [f"## {plain(suite.suite)}", f"`{folder}`", upright_table(suite)]
         blocks += ["\n".join(f"- {plain(limit)}" for limit in suite.limits)] if suite.limits else []
     return "\n\n".join(blocks) + "\n"
+
+
+def in_short(suites: Sequence[tuple[str, EvaluationSummary]]) -> str:
+    """Return a row for each suite and headline, a column for each system."""
+    systems = suites[0][1].systems if suites else []
+    lines = ["| suite | figure | " + " | ".join(plain(s.title) for s in systems) + " |", "|---" * (len(systems) + 2) + "|"]
+    for _, suite in suites:
+        for name in HEADLINES:
+            values = [s.metrics.get(name) for s in suite.systems]
+            if any(v is not None for v in values):
+                cells = [f"{shown.value} ({shown.interval})" if (shown := cell(v)).interval else shown.value for v in values]
+                label = info(name, suite).label
+                lines.append(f"| {plain(suite.suite)} | {plain(label)} | " + " | ".join(plain(c) for c in cells) + " |")
+    return "\n".join(lines)
 
 
 def _read(record: Path) -> dict[str, float]:
