@@ -3,11 +3,11 @@
 python -m benchmarks.evaluation --data-dir ../shared/data [--work runs/evaluation] [--phases plain,wrapped] [--write-only]
 
 The reference judge leads (trained first where it was not); beside it stand the training guard and the refusal patterns.
-WORK/ours is a copy of benchmarks/reference without its figures, WORK/tv_disp is distilled from configs/tv_disp_paper.toml; a run
-that is there already (trained on a card, say) is taken as it is. Subsets are drawn by the seed of the runs' data, the same for
-both. Answers, verdicts, drafts and what attacks find are kept by content: killed, the same command goes on, and what is finished
-is read. After every phase summary.json, tables.md and report.html are written anew from what both runs have; seconds are those
-that this machine spent. No prompt of a public set goes into them. Phases are sized for two cores; `PHASES` says what each is.
+WORK/ours and WORK/tv_disp are copies of trained runs (`RUNS`) without their figures; a run that is there already is taken as it
+is. Subsets are drawn by the seed of the runs' data, the same for both. Answers, verdicts, drafts and finds are kept by content:
+killed, the same command goes on, and what is finished is read. After every phase summary.json, tables.md and report.html are
+written anew from what both runs have; seconds are those that this machine spent. No prompt of a public set goes into them.
+Phases are sized for two cores; `PHASES` says what each is.
 """
 
 import argparse
@@ -28,8 +28,7 @@ from softguard.evaluation.attacks import Budget
 from softguard.evaluation.judges.reference import reference_judge_path
 from softguard.evaluation.results import ANY_WRAPPER, EvaluationSummary, metric_name
 from softguard.recipes.compare import compare_runs, compare_suites, write_comparison
-from softguard.recipes.config import load_config
-from softguard.recipes.distill import Report, distill
+from softguard.recipes.distill import Report
 from softguard.recipes.evaluate import evaluate
 from softguard.recipes.reference_judge import train_reference_judge
 from softguard.recipes.suite_request import SuiteRequest
@@ -41,7 +40,8 @@ from softguard.runs import RunDir
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-NAMES = ("tv_disp", "ours")
+RUNS = {"tv_disp": HERE / "tv_disp", "ours": ROOT / "benchmarks/reference"}
+"""Where the trained runs are; the paper's student is what configs/tv_disp_paper.toml gives."""
 JUDGES = "reference,mini,refusal"
 TOKENS = 64
 HEADLINES = (
@@ -58,7 +58,7 @@ HEADLINES = (
 )
 """Figures of the short table, of those that a suite has."""
 FIGURES = ("manifest.json", "evaluations", "report.*", "public.json")
-"""Of the reference run, not taken over: an older version measured them."""
+"""Of a trained run, not taken over: an older version may have measured them."""
 PHASES: Mapping[str, SuiteRequest] = {
     "plain": SuiteRequest(
         "harmbench,advbench,malicious_instruct,do_not_answer,beavertails_unsafe,xstest,beavertails_safe,alpaca,softguard",
@@ -77,16 +77,14 @@ PHASES: Mapping[str, SuiteRequest] = {
 
 
 def prepared(work: Path, data_dir: Path | None, report: Report) -> list[Path]:
-    """Return the runs, each trained, and measured on our own test split."""
-    runs = [work / name for name in NAMES]
-    tv_disp, ours = runs
+    """Return copies of the trained runs, measured on our own test split, and train the reference judge where it is not."""
+    runs = [work / name for name in RUNS]
+    for run, trained in zip(runs, RUNS.values(), strict=True):
+        if not (run / "manifest.json").exists():
+            shutil.copytree(trained, run, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*FIGURES))
+            RunDir(run).finish_stage("train")
     if not reference_judge_path().exists():
         train_reference_judge(data_dir)
-    if not (ours / "manifest.json").exists():
-        shutil.copytree(ROOT / "benchmarks/reference", ours, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*FIGURES))
-        RunDir(ours).finish_stage("train")
-    if "train" not in RunDir(tv_disp).stages():
-        distill(load_config(ROOT / "configs/tv_disp_paper.toml"), tv_disp, data_dir, report)
     for run in runs:
         evaluate(run, report)
     return runs
@@ -188,7 +186,7 @@ def main() -> None:
     if unknown := sorted(set(names) - set(PHASES)):
         parser.error(f"no such phase: {', '.join(unknown)}; choose among {', '.join(PHASES)}")
     if given.write_only:
-        write([given.work / name for name in NAMES], given.out, _read(given.work / "seconds.json"), PHASES)
+        write([given.work / name for name in RUNS], given.out, _read(given.work / "seconds.json"), PHASES)
         return
     with Stages() as stages:
         runs = prepared(given.work, given.data_dir, stages)

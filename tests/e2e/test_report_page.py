@@ -45,7 +45,7 @@ def evaluated(folder: Path) -> RunDir:
     whole = summary.model_copy(update={"categories": categories(rows, replies), "systems": systems})
     run.write_text("evaluations/test/summary.json", whole.model_dump_json())
     run.finish_stage("evaluate")
-    trial = (ROOT / "benchmarks/evaluation/trial-prefill.summary.json").read_text(encoding="utf-8")
+    trial = (Path(__file__).parent / "prefill.summary.json").read_text(encoding="utf-8")
     run.write_text(f"{SUITE}/summary.json", EvaluationSummary.model_validate_json(trial).model_dump_json())
     run.finish_stage(f"evaluate {SUITE}")
     return run
