@@ -12,6 +12,7 @@ from softguard.recipes import evaluate as evaluating
 from softguard.recipes import suites as measuring
 from softguard.recipes.config import load_config
 from softguard.recipes.suite_request import SuiteRequest
+from softguard.runs import RunDir
 from tests.fakes import KeywordGuard, tiny_model
 from tests.unit.recipes.tiny_run import tiny_run
 
@@ -37,7 +38,7 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluating, "own_prompts", lambda split: ROWS)
     (tmp_path / "data/malicious_instruct").mkdir(parents=True)
     (tmp_path / "data/malicious_instruct/MaliciousInstruct.txt").write_text("zz alone 0\nzz alone 1")
-    made = [tiny_run(tmp_path / "work" / name, lm, 1e9, "No.", seed) for seed, name in enumerate(full.NAMES)]
+    made = [tiny_run(tmp_path / "work" / name, lm, 1e9, "No.", seed) for seed, name in enumerate(full.RUNS)]
     for run in made:
         evaluating.evaluate(run, silent)
     return made, tmp_path
@@ -51,7 +52,7 @@ def test_every_phase_is_written_and_nothing_is_measured_twice(runs, monkeypatch)
     assert [s["suite"] for s in whole["suites"].values()] == ["MaliciousInstruct", "MaliciousInstruct, in wrappers"]
     systems = [s["system"] for s in next(iter(whole["suites"].values()))["systems"]]
     assert systems == ["base", "guarded", "system_prompt", "student:tv_disp", "student:ours"]
-    assert set(whole["seconds"]) == {f"{p}: {n}" for p in PHASES for n in full.NAMES}
+    assert set(whole["seconds"]) == {f"{p}: {n}" for p in PHASES for n in full.RUNS}
     assert whole["phases"]["wrapped"]["limit"] == 1
     for name in ("summary.json", "tables.md", "report.html"):
         text = (out / name).read_text(encoding="utf-8")
@@ -61,6 +62,20 @@ def test_every_phase_is_written_and_nothing_is_measured_twice(runs, monkeypatch)
     monkeypatch.setattr(measuring, "_answers", lambda *args: pytest.fail("answered again"))
     full.measure(made, PHASES, folder / "data", silent, work, out)
     assert json.loads((out / "summary.json").read_text(encoding="utf-8"))["suites"] == whole["suites"]
+
+
+def test_trained_runs_are_taken_without_their_figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
+    trained: list[object] = []
+    monkeypatch.setattr(full, "evaluate", lambda *args: None)
+    monkeypatch.setattr(full, "train_reference_judge", trained.append)
+    made = full.prepared(tmp_path / "work", tmp_path, silent)
+    assert [RunDir.open(run).stages() for run in made] == [["train"]] * 2
+    assert not any((run / "evaluations").exists() for run in made)
+    assert trained == [tmp_path]
+    configs = [RunDir.open(run).config for run in made]
+    for same in ("data", "evaluation"):
+        assert configs[0][same] == configs[1][same]
 
 
 def test_what_failed_has_spent_its_seconds(runs, monkeypatch):
