@@ -12,6 +12,7 @@ from softguard.evaluation.correction import corrected
 from softguard.evaluation.results import Difference, EvaluationSummary, JudgeAgreement, SystemResult
 from softguard.evaluation.scores import HARM
 from softguard.recipes.answers import FOLDER
+from softguard.recipes.between_students import between_students
 from softguard.recipes.study import read_table
 from softguard.recipes.suites import summaries_of
 from softguard.reports import render_html, write_plots
@@ -92,8 +93,8 @@ def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]
     """Return folder and summary of each measurement of a suite that every run has: shared systems once, then each run's student.
 
     Measurements are the same where their folders' names are: the hash names prompts, wrappers, judges and models. Each student's
-    tests against the shared systems come along, corrected over the suites by Holm, and its rates by category; the agreement of
-    judges is that on the answers of all.
+    tests against the shared systems come along, and those of the later students against the first, corrected over the suites by
+    Holm; so do its rates by category. The agreement of judges is that on the answers of all.
     """
     paths = list(dict.fromkeys(paths))
     found, names = {path: dict(summaries_of(RunDir.open(path))) for path in paths}, _names(paths)
@@ -111,13 +112,15 @@ def compare_suites(paths: Sequence[Path]) -> list[tuple[str, EvaluationSummary]]
             own = found[path][folder]
             differences += [d.model_copy(update=renamed) for d in own.differences if d.system == "student"]
             categories += [c.model_copy(update=renamed) for c in own.categories if c.system == "student"]
+        samples = {name: path / "evaluations" / folder / "samples.jsonl" for path, name in zip(paths, names, strict=True)}
+        differences += between_students(samples, first.judges[0] if first.judges else "")
         compared = EvaluationSummary(
             suite=first.suite,
             systems=rows,
             differences=differences,
             judges=first.judges,
             training_judges=sorted({j for path in paths for j in found[path][folder].training_judges}),
-            agreement=_agreement([path / "evaluations" / folder / "samples.jsonl" for path in paths]),
+            agreement=_agreement(list(samples.values())),
             categories=categories,
             provenance=first.provenance,
             limits=_limits_of_all([found[path][folder] for path in paths], names),
