@@ -41,7 +41,7 @@ def committed(results: Path = RESULTS) -> list[Row]:
     return [row for path in sorted(results.glob("*.json")) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def run(name: str, out: Path, data_dir: Path | None, results: Path = RESULTS) -> list[Row]:
+def run(name: str, out: Path, data_dir: Path | None, workers: int = 1, results: Path = RESULTS) -> list[Row]:
     """Run a study in the folder of all and write its rows and its table.
 
     Raises:
@@ -57,8 +57,8 @@ def run(name: str, out: Path, data_dir: Path | None, results: Path = RESULTS) ->
             if stage == "cells":
                 progress.update(task, completed=done, total=total)
 
-        run_study(cells, out, data_dir, report, with_test=False)
-        run_study(chosen(cells, collect(name, cells, out)), out, data_dir, report)
+        run_study(cells, out, data_dir, report, workers=workers, with_test=False)
+        run_study(chosen(cells, collect(name, cells, out)), out, data_dir, report, workers=workers)
     rows = collect(name, cells, out)
     write_atomically(results / f"{name}.json", json.dumps(rows, indent=1) + "\n")
     shutil.copyfile(write_table(cells, out), results / f"{name}.parquet")
@@ -113,11 +113,12 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--run", metavar="STUDY", help=", ".join(studies()))
     parser.add_argument("--rerun", metavar="CELL", help="the first digits of its config's hash")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="where --run keeps the runs of all studies")
+    parser.add_argument("--workers", type=int, default=1, help="cells at a time, which share out this machine's cores")
     parser.add_argument("--data-dir", type=Path, help="folder of the public sets; SOFTGUARD_DATA by default")
     arguments = parser.parse_args(given)
     try:
         if arguments.run:
-            rows = run(arguments.run, arguments.out, arguments.data_dir)
+            rows = run(arguments.run, arguments.out, arguments.data_dir, arguments.workers)
         elif arguments.rerun:
             rows = rerun(arguments.rerun, arguments.data_dir)
         else:
