@@ -33,7 +33,7 @@ class BaseLora:
 
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self._lm = load_model("smollm2-135m", dtype=torch.float32, attention="sdpa")
+        self._lm = load_model("smollm2-135m", attention="eager")
         self._renderer = ChatRenderer(self._lm.tokenizer)
         lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
         self.network: Any = get_peft_model(self._lm.network, lora)
@@ -53,7 +53,7 @@ class BaseLora:
         states = self.network.base_model.model.model(input_ids=ids, use_cache=False).last_hidden_state
         last = states[torch.arange(len(rows)), torch.tensor([len(r) - 1 for r in rows])]
         head = self._lm.network.get_output_embeddings().weight
-        return last @ (head[self._yes] - head[self._no])
+        return last.float() @ (head[self._yes].float() - head[self._no].float())
 
     @torch.inference_mode()
     def p_unsafe(self, pairs: Sequence[LabelledPair]) -> NDArray[np.float64]:

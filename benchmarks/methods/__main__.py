@@ -41,7 +41,7 @@ def committed(results: Path = RESULTS) -> list[Row]:
     return [row for path in sorted(results.glob("*.json")) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def run(name: str, out: Path, data_dir: Path | None, workers: int = 1, results: Path = RESULTS) -> list[Row]:
+def run(name: str, out: Path, data_dir: Path | None, results: Path = RESULTS, workers: int = 1) -> list[Row]:
     """Run a study in the folder of all and write its rows and its table.
 
     Raises:
@@ -118,7 +118,7 @@ def main(given: list[str] | None = None) -> int:
     arguments = parser.parse_args(given)
     try:
         if arguments.run:
-            rows = run(arguments.run, arguments.out, arguments.data_dir, arguments.workers)
+            rows = run(arguments.run, arguments.out, arguments.data_dir, workers=arguments.workers)
         elif arguments.rerun:
             rows = rerun(arguments.rerun, arguments.data_dir)
         else:

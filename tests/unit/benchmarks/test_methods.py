@@ -97,23 +97,23 @@ def test_a_study_reads_the_test_split_of_what_validation_chose(trained, tmp_path
 def test_studies_share_their_cells_and_nothing_else(trained, tmp_path):
     pytest.importorskip("pyarrow")
     rows = {}
-    for name, seen in (("4-placement", 6), ("5-seeds", 9), ("1-leaders", 13)):
+    for name, seen in (("4-placement", 6), ("3-size", 14), ("1-objectives", 49)):
         rows[name] = methods.run(name, tmp_path / "runs", None, tmp_path / "results")
         assert len(trained) == seen
         table = studying.read_table(tmp_path / "results" / f"{name}.parquet")
         assert {r["cell"] for r in table} <= {None, *(c.name for c in CELLS[name])}
-    done = [r for r in rows["1-leaders"] if r.get("cell") and r["status"] == "done"]
-    assert all(bool(r["metrics"]) == r["chosen"] for r in done), "what 5-seeds has measured was not chosen here"
+    done = [r for r in rows["1-objectives"] if r.get("cell") and r["status"] == "done"]
+    assert all(bool(r["metrics"]) == r["chosen"] for r in done), "what 4-placement has measured was not chosen here"
 
 
 def test_committed_tables_are_read():
     pytest.importorskip("pyarrow")
     tables = {path.stem: studying.read_table(path) for path in methods.RESULTS.glob("*.parquet")}
-    assert {"1-leaders", "4-placement", "5-seeds"} <= set(tables)
+    assert {"1-objectives", "4-placement", "5-seeds"} <= set(tables)
     for rows in tables.values():
         assert study_table(rows).row_count == len(rows)
     plots = {name: [title for title, _ in study_plots(rows)] for name, rows in tables.items()}
-    assert any("by learning rate" in title for title in plots["1-leaders"])
+    assert any("by learning rate" in title for title in plots["1-objectives"])
     assert not any("by learning rate" in title for title in plots["5-seeds"]), "each objective has a rate of its own there"
 
 
