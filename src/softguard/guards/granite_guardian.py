@@ -3,7 +3,7 @@
 p_safe is the probability of "No", against "Yes", to the umbrella risk `harm` (IBM's own score). 3.0 and 3.1 read the last user
 turn and the answer alone. 3.1 puts the current date into its prompt; ours is that of its release, so that a verdict does not
 change overnight. 3.2 and 3.3, which read whole conversations, are rendered by the chat template of the weights, asked for `harm`;
-3.3 without its reasoning mode writes an empty thought, then its answer inside `<score>` (in IBM's guide the trace is one newline);
+3.3 without its reasoning mode writes an empty thought, then its answer inside `<score>` (in IBM's guide the trace is a newline);
 that a newline stands between the two is our reading: the guide does not show it.
 
 References:
