@@ -4,7 +4,8 @@ python benchmarks/guard_figures.py --data-dir ../shared/data
 
 BeaverTails (half, split by prompt), GPTFuzz, XSTest's safe prompts with the base model's sampled answers, and our own test pairs.
 The reference is trained on PKU-SafeRLHF and the other half of BeaverTails (CC BY-NC: trained here, never shipped).
-Writes `benchmarks/guard/figures.json`, `table.md` and `reliability.svg`.
+Writes `benchmarks/guard/figures.json`, `table.md`, `reliability.svg` (own test pairs) and `reliability_beavertails.svg` (the half
+of BeaverTails: a public set that training never saw). `--plots-only` writes that last one alone, in a minute.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from softguard.core import ReplySettings
+from softguard.core import Guard, ReplySettings
 from softguard.data import PromptRow, load_prompts
 from softguard.guards.measuring import LabelledPair, evaluate_guard, reliability, reliability_svg
 from softguard.guards.mini import MiniGuard
@@ -32,6 +33,7 @@ from softguard.recipes.student import ModelSystem
 
 OUT = Path(__file__).parent / "guard"
 GPTFUZZ_ROWS = 1500
+BEAVERTAILS = "BeaverTails, evaluation half"
 SHOWN = ("pairs", "unsafe_share", "auc", "auprc", "ece", "f1", "true_positive_rate", "false_positive_rate")
 
 
@@ -56,15 +58,28 @@ def own_test_pairs(folder: Path, *, hard: bool = False) -> list[LabelledPair]:
     return [p for p in build_pairs(rows, answers) if (p.kind.split(":")[1] in HARD_KINDS) == hard]
 
 
+def plot_reliability(guard: Guard, pairs: Sequence[LabelledPair], path: Path, on: str) -> None:
+    """Write the reliability plot of a guard; pairs that it could not grade are left out and counted in the title."""
+    verdicts = guard.judge([p.conversation for p in pairs])
+    graded = [(1.0 - v.p_safe, p.unsafe) for v, p in zip(verdicts, pairs, strict=True) if v.p_safe is not None]
+    bins = reliability(np.array([p for p, _ in graded]), np.array([u for _, u in graded], dtype=np.int64))
+    left = f", {len(pairs) - len(graded)} ungraded" if len(graded) < len(pairs) else ""
+    path.write_text(reliability_svg(bins, f"{guard.name} on {on}{left}"))
+
+
 def main() -> None:
     """Train the reference, measure both, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--reference-dir", type=Path, default=Path("runs/guard-reference"), help="where the reference is trained")
     parser.add_argument("--mini-only", action="store_true", help="leave the reference out: its training takes ten minutes")
+    parser.add_argument("--plots-only", action="store_true", help="write reliability_beavertails.svg and nothing else")
     arguments = parser.parse_args()
     beaver = labelled_pairs("beavertails", arguments.data_dir)
     test = [p for p in beaver if crc32(p.prompt.encode()) % 2 == 0]
+    if arguments.plots_only:
+        plot_reliability(MiniGuard(), test, OUT / "reliability_beavertails.svg", BEAVERTAILS)
+        return
     unseen = {p.prompt for p in test}
     pool = [p for p in beaver + labelled_pairs("safe_rlhf", arguments.data_dir) if p.prompt not in unseen]
     if not (arguments.mini_only or (arguments.reference_dir / "reference.json").exists()):
@@ -108,10 +123,8 @@ def main() -> None:
             lines.append(f"| {name} | {pairs} | " + " | ".join(cells) + " |")
     (OUT / "table.md").write_text("\n".join(lines) + "\n")
     Console().print("\n".join(lines))
-    own = sets["own test pairs"]
-    p = np.array([1 - (v.p_safe or 0.0) for v in guards["mini"].judge([x.conversation for x in own])])
-    bins = reliability(p, np.array([x.unsafe for x in own], dtype=np.int64))
-    (OUT / "reliability.svg").write_text(reliability_svg(bins, "mini on our own test pairs"))
+    plot_reliability(guards["mini"], sets["own test pairs"], OUT / "reliability.svg", "our own test pairs")
+    plot_reliability(guards["mini"], test, OUT / "reliability_beavertails.svg", BEAVERTAILS)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,9 @@ def evaluate(
     attack_steps: Annotated[int, typer.Option(min=1, help="Of an attack on one prompt of one system.")] = 50,
     attack_seconds: Annotated[float, typer.Option(min=0.1, help="The same, whichever comes first.")] = 120.0,
     attack_candidates: Annotated[int, typer.Option(min=1, help="Variants that GCG tries in a step.")] = 64,
+    max_ungraded: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Stop where a judge or guard leaves more ungraded.")
+    ] = 0.01,
     data_dir: DataDir = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs at a time here, as Ray tasks; they share out the cores.")] = 1,
     address: Annotated[
@@ -167,7 +170,7 @@ def evaluate(
 
         budget = Budget(attack_steps, attack_seconds, attack_candidates)
         part = _shard(shard)
-        request = SuiteRequest(suite, wrappers, judge, systems, limit, part, max_new_tokens, draws, attacks, budget)
+        request = SuiteRequest(suite, wrappers, judge, systems, limit, part, max_new_tokens, draws, attacks, budget, max_ungraded)
         request = request.checked()
         judged = any(not SUITES.get(name).task for name in suites_named(suite))
         if judged and not judge and not reference_judge_path().exists():

@@ -13,13 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from softguard.core import Reply
+from softguard.core.ungraded import MAX_UNGRADED_SHARE
 from softguard.errors import DataError
 from softguard.evaluation.refusal_patterns import is_refusal
 from softguard.evaluation.results import CurvePoint, MetricValue
 from softguard.evaluation.statistics import Clusters, Estimate, Values, auc, auc_estimate, share, stochastic_rate
-
-MAX_UNGRADED_SHARE = 0.01
-"""Above this share of ungraded items a metric has no headline value, only its bounds."""
 
 
 def refusal_probabilities(replies: Sequence[Reply]) -> list[float]:

@@ -9,6 +9,12 @@ References:
     https://github.com/meta-llama/PurpleLlama/blob/c6616ce56703e64112584284c58488adcdd48bf1/Llama-Guard3/8B/MODEL_CARD.md
     https://github.com/meta-llama/PurpleLlama/blob/5d1de712ff30f0ed400946e81d17fb964f60762b/Llama-Guard3/1B/MODEL_CARD.md
     https://github.com/meta-llama/PurpleLlama/blob/f45e4adc946d80bdff26202ea88898d5fde325fe/Llama-Guard4/12B/MODEL_CARD.md
+    https://github.com/meta-llama/llama-stack/blob/26d3d25c874e53d8e91374b6b84a005f66ae829e/llama_stack/providers/inline/safety/llama_guard/llama_guard.py
+    (3: the text, and turns as `Role: text` with a blank line between)
+    https://github.com/meta-llama/llama-recipes/blob/ffdc93f00a6d53944b763a7c9c909c6980ac6ef6/src/llama_recipes/inference/prompt_format_utils.py
+    (the names of the two speakers)
+    https://github.com/huggingface/huggingface-llama-recipes/blob/a261779c04ac0875b4eafd3a9acc235c0ee73286/llama_guard/llama-guard-4.ipynb
+    (4: what its chat template renders)
 """
 
 from collections.abc import Callable, Mapping
@@ -40,6 +46,14 @@ _MARKS = (
     *("<BEGIN CONVERSATION>", "<END CONVERSATION>"),
 )
 _SPEAKERS = {"user": "User", "assistant": "Agent"}
+_SOURCE_3 = (
+    "https://github.com/meta-llama/llama-stack/blob/26d3d25c874e53d8e91374b6b84a005f66ae829e"
+    "/llama_stack/providers/inline/safety/llama_guard/llama_guard.py"
+)
+_SOURCE_4 = (
+    "https://github.com/huggingface/huggingface-llama-recipes/blob/a261779c04ac0875b4eafd3a9acc235c0ee73286"
+    "/llama_guard/llama-guard-4.ipynb"
+)
 
 
 def _renderer(categories: int, closing: str) -> Callable[[Conversation], Mapping[str, str]]:
@@ -71,7 +85,7 @@ def safe_first(readings: Mapping[str, Reading]) -> Score:
 def _family(name: str, licence: str, categories: int, closing: str | None, *, parts: bool = False) -> Family:
     return Family(
         name=name,
-        source="https://www.llama.com/docs/model-cards-and-prompt-formats/llama-guard-" + name[len("llama-guard-")] + "/",
+        source=_SOURCE_4 if closing is None else _SOURCE_3,
         licence=licence,
         questions=(_QUESTION,),
         score=safe_first,

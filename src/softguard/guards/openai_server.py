@@ -199,8 +199,9 @@ def _log(value: Any) -> float:
 
 
 def _leads_up(written: str, lead: str) -> bool:
-    """Return whether the verdict comes next: the lead was written, after thoughts perhaps, or nothing where there is none."""
-    return written.rstrip().endswith(lead.strip()) if lead.strip() else not written.strip()
+    """Return whether the verdict comes next: the lead's last line was written, or nothing where there is no lead."""
+    last = lead.strip().rpartition("\n")[2]
+    return written.rstrip().endswith(last) if last else not written.strip()
 
 
 def _key(text: str) -> str:

@@ -10,6 +10,7 @@ Qwen3Guard-Stream, which scores each token with heads of its own: `qwen3_guard_s
 References:
     https://huggingface.co/Qwen/Qwen3Guard-Gen-0.6B (tokenizer_config.json has the format)
     https://github.com/QwenLM/Qwen3Guard/blob/019b2e3b4255b717c00f4746395939bede1f9050/README.md
+    (categories and the verdict's form; it leaves the prompt to the chat template)
 """
 
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ def loose(readings: Mapping[str, Reading]) -> Score:
 
 _STRICT = Family(
     name="qwen3guard",
-    source="https://huggingface.co/Qwen/Qwen3Guard-Gen-0.6B",
+    source="https://github.com/QwenLM/Qwen3Guard/blob/019b2e3b4255b717c00f4746395939bede1f9050/README.md",
     licence="Apache-2.0",
     questions=(Question("verdict", "Safety:", (" Safe", " Unsafe", " Controversial")),),
     score=strict,

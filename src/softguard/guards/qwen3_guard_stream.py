@@ -11,6 +11,8 @@ each category of the deciding token, times its q.
 
 References:
     https://github.com/QwenLM/Qwen3Guard/blob/484cee6a2671a60b5e2e557710efed91a539c8a8/eval/eval_stream.py
+    https://github.com/ye-NX/llama.cpp/blob/b354d7c9ecb76c97c07098617cdebbdfffa2583e/models/templates/Qwen-Qwen3-0.6B.jinja
+    (a copy of Qwen3's chat template)
     Qwen3Guard Technical Report, arXiv 2510.14276, section 4
 """
 

@@ -8,6 +8,9 @@ last sentence is the chat template's own.
 References:
     https://ai.google.dev/gemma/docs/shieldgemma/model_card
     https://github.com/huggingface/text-generation-inference/blob/058162685f0531edb4c566151eb68c490ebe8267/router/src/infer/chat_template.rs
+    (the chat template of the weights)
+    https://github.com/google/generative-ai-docs/blob/1c9ebfaed31daa2600f88c15ebee6d59cafaedbd/site/en/responsible/docs/safeguards/shieldgemma_on_huggingface.ipynb
+    (the four principles)
     Zeng et al. 2024, arXiv 2407.21772
 """
 
@@ -18,6 +21,10 @@ from softguard.guards.family import FAMILIES, Family, Question, Reading, Score
 from softguard.guards.generative import register_model
 from softguard.guards.judging import last_pair
 
+_SOURCE = (
+    "https://github.com/huggingface/text-generation-inference/blob/058162685f0531edb4c566151eb68c490ebe8267"
+    "/router/src/infer/chat_template.rs"
+)
 _PRINCIPLES = {
     "dangerous_content": (
         '"No Dangerous Content": The chatbot shall not generate content that harming oneself and/or others (e.g., accessing or '
@@ -65,7 +72,7 @@ def worst_principle(readings: Mapping[str, Reading]) -> Score:
 FAMILIES.register("shieldgemma")(
     Family(
         name="shieldgemma",
-        source="https://ai.google.dev/gemma/docs/shieldgemma/model_card",
+        source=_SOURCE,
         licence="Gemma Terms of Use",
         questions=(Question("verdict", "", ("Yes", "No")),),
         score=worst_principle,

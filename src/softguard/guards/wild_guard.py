@@ -40,7 +40,7 @@ def third_answer(readings: Mapping[str, Reading]) -> Score:
 FAMILIES.register("wildguard")(
     Family(
         name="wildguard",
-        source="https://github.com/allenai/wildguard",
+        source="https://github.com/allenai/wildguard/blob/1b0fb04606bbf4adf41eddea35cfb81d11778f96/wildguard/utils.py",
         licence="Apache-2.0",
         questions=(
             Question("harmful_request", "Harmful request:", (" yes", " no")),

@@ -17,13 +17,12 @@ from typing import Any
 from softguard.core import Conversation, Guard, ReplySettings, System
 from softguard.core.json_number import finite
 from softguard.core.protocols import Progress
-from softguard.errors import DataError, GuardError
+from softguard.core.ungraded import MAX_UNGRADED_SHARE, stop_where_ungraded
+from softguard.errors import DataError
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
 
 CHUNK = 32
-FEW = 5
-"""So many ungraded lines stop no job: a small file may hold an empty answer."""
 _VERDICT = ("p_safe", "categories", "ungraded", "judged_in_part")
 _REPLY = ("response", "refusal_log_odds", "refused", "replaced")
 
@@ -68,12 +67,14 @@ def respond_file(
     return _run(work, check, f"respond|{described}|{settings}", source, out, progress)
 
 
-def judge_file(guard: Guard, source: Path, out: Path, progress: Progress | None = None, max_ungraded: float = 0.01) -> JobResult:
+def judge_file(
+    guard: Guard, source: Path, out: Path, progress: Progress | None = None, max_ungraded: float = MAX_UNGRADED_SHARE
+) -> JobResult:
     """Judge every (prompt, response) line of `source`.
 
     Raises:
         DataError: see `respond_file`.
-        GuardError: more than the share `max_ungraded` of all lines is ungraded, and more than `FEW`; what was done is kept.
+        GuardError: more than the share `max_ungraded` of all lines is ungraded (`core.ungraded`); what was done is kept.
     """
 
     def work(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -178,10 +179,8 @@ def _run(
         while done < len(rows):
             lines = work(rows[done : done + CHUNK])
             ungraded += _ungraded(lines)
-            if ungraded.total() > max(FEW, max_ungraded * len(rows)):
-                found = f"{ungraded.total()} of {len(rows)} so far ({ungraded.most_common(1)[0][0]})"
-                todo = "check the guard, or allow more by --max-ungraded; the same command goes on after what is done"
-                raise GuardError(f"at most {max_ungraded:.0%} ungraded lines", found, todo)
+            todo = "check the guard, or allow more by --max-ungraded; the same command goes on after what is done"
+            stop_where_ungraded(ungraded.total(), len(rows), ungraded, "lines", todo, max_ungraded)
             file.write(_lines(lines))
             file.flush()
             done = min(done + CHUNK, len(rows))

@@ -17,6 +17,7 @@ from typing import Any
 from softguard.core import Conversation, Guard, Reply, ReplySettings, Verdict
 from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
+from softguard.core.ungraded import MAX_UNGRADED_SHARE, UngradedTally
 from softguard.evaluation.judgement import Judgement
 from softguard.evaluation.judges import Answered, Judge
 from softguard.recipes.halving import in_batches
@@ -112,10 +113,11 @@ def _too_long(length: int, context: int) -> Reply:
 
 
 class RememberingGuard:
-    """A guard that judges no pair twice. What it could not grade is asked again the next time."""
+    """A guard that judges no pair twice. What it could not grade is asked again the next time; too much of it stops the work."""
 
-    def __init__(self, guard: Guard, progress: Progress | None = None) -> None:
+    def __init__(self, guard: Guard, progress: Progress | None = None, max_ungraded: float = MAX_UNGRADED_SHARE) -> None:
         self._guard, self._store, self.progress = guard, Store("verdicts", guard.fingerprint), progress
+        self._tally = UngradedTally(guard.name, max_ungraded)
 
     @property
     def name(self) -> str:
@@ -138,16 +140,27 @@ class RememberingGuard:
         return getattr(self._guard, "category_names", None)
 
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
-        """Return the verdicts, kept or new."""
+        """Return the verdicts, kept or new.
+
+        Raises:
+            GuardError: too many, see `core.ungraded`, could not be graded.
+        """
         keyed = [(digest(c.to_dicts()), c) for c in conversations]
-        made = _judged(self._store, keyed, self._guard.judge, lambda v: v.ungraded is None, self.progress)
+        made = _judged(self._store, keyed, self._guard.judge, self._tally, lambda c: c.response, self.progress)
         return [Verdict(**value) for value in made]
 
 
-def remembered_judgements(judge: Judge, answers: Sequence[Answered], progress: Progress | None = None) -> list[Judgement]:
-    """Return a judge's judgements, kept or new; what it could not grade is asked again the next time."""
+def remembered_judgements(
+    judge: Judge, answers: Sequence[Answered], tally: UngradedTally, progress: Progress | None = None
+) -> list[Judgement]:
+    """Return a judge's judgements, kept or new; what it could not grade is asked again the next time.
+
+    Raises:
+        GuardError: with what `tally` holds already, too many could not be graded.
+    """
     keyed = [(digest(a.conversation.to_dicts(), a.refused), a) for a in answers]
-    made = _judged(Store("judgements", judge.fingerprint), keyed, judge.judge, lambda j: j.ungraded is None, progress)
+    store = Store("judgements", judge.fingerprint)
+    made = _judged(store, keyed, judge.judge, tally, lambda a: a.conversation.response, progress)
     return [Judgement(**value) for value in made]
 
 
@@ -155,10 +168,15 @@ def _judged(
     store: Store,
     keyed: Sequence[tuple[str, Any]],
     judge: Callable[[list[Any]], Sequence[Any]],
-    graded: Callable[[Any], bool],
+    tally: UngradedTally,
+    answer_of: Callable[[Any], str],
     progress: Progress | None,
 ) -> list[Any]:
-    """Return the plain value of every item, judging those that the store lacks, each once."""
+    """Return the plain value of every item, judging those that the store lacks, each once.
+
+    An empty answer that has no verdict is not held against the judge: it is the system that said nothing.
+    """
+    tally.ask(len(keyed))
     lacking = list({k: item for k, item in keyed if k not in store}.items())
     failed: dict[str, Any] = {}
     for start in range(0, len(lacking), JUDGED_AT_ONCE):
@@ -166,8 +184,9 @@ def _judged(
             progress(len(keyed) - len(lacking) + start, len(keyed))
         part = lacking[start : start + JUDGED_AT_ONCE]
         made = dict(zip([k for k, _ in part], judge([item for _, item in part]), strict=True))
-        store.add({k: asdict(v) for k, v in made.items() if graded(v)})
-        failed |= {k: asdict(v) for k, v in made.items() if not graded(v)}
+        store.add({k: asdict(v) for k, v in made.items() if v.ungraded is None})
+        failed |= {k: asdict(v) for k, v in made.items() if v.ungraded is not None}
+        tally.add(str(made[k].ungraded) for k, item in part if k in failed and answer_of(item).strip())
     if progress:
         progress(len(keyed), len(keyed))
     return [failed[k] if k in failed else store[k] for k, _ in keyed]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from softguard.core.ungraded import MAX_UNGRADED_SHARE
 from softguard.errors import ConfigError
 from softguard.evaluation.attacks import Budget, attacks_named
 from softguard.evaluation.attacks.attack import check_budget
@@ -30,6 +31,7 @@ class SuiteRequest:
         draws: drafts of each prompt for the divergence from the guarded system; 0 leaves it out.
         attacks: white-box attacks on harmful prompts, comma-separated; `all` for every one, empty for none.
         budget: of an attack, for each prompt and system.
+        max_ungraded: where a judge, or the guard, leaves a larger share ungraded, the evaluation stops.
     """
 
     suites: str
@@ -42,6 +44,7 @@ class SuiteRequest:
     draws: int = 0
     attacks: str = ""
     budget: Budget = field(default_factory=Budget)
+    max_ungraded: float = MAX_UNGRADED_SHARE
 
     def checked(self) -> "SuiteRequest":
         """Return the request, checked before anything is fetched or loaded.

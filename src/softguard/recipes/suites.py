@@ -14,6 +14,7 @@ from typing import Any
 
 from softguard import __version__
 from softguard.core import Conversation, Reply, ReplySettings
+from softguard.core.ungraded import UngradedTally
 from softguard.data import PromptRow, data_folder
 from softguard.evaluation.attacks import attacks_named
 from softguard.evaluation.harness import HarnessSuite, harness_version
@@ -50,6 +51,8 @@ def evaluate_suites(path: Path, request: SuiteRequest, data_dir: Path | None, re
     Raises:
         ConfigError: see `SuiteRequest.checked`; or a suite that lm-evaluation-harness grades, and that is not installed.
         DataError: a suite that is asked for by name and nowhere to be had, or all of a group.
+        GuardError: a judge, or the guard of the guarded system, graded too little (`core.ungraded`); what was said and judged is
+            kept.
     """
     request = request.checked()
     if any(SUITES.get(n).task for n in suites_named(request.suites)):
@@ -83,6 +86,7 @@ class _Parts:
     systems: Mapping[str, ModelSystem]
     made_by: Mapping[str, Any]
     judges: Sequence[Judge]
+    tallies: Mapping[str, UngradedTally]
     settings: ReplySettings
 
     @classmethod
@@ -100,9 +104,10 @@ class _Parts:
         files = json.loads((loaded.run.path / "manifest.json").read_text(encoding="utf-8"))["files"]
         trained = {n: d for n, d in files.items() if n.startswith(("adapter/", "operating_point"))}
         made_by: dict[str, Any] = {"base": "", "system_prompt": prompt, "student": trained}
-        guard = RememberingGuard(load_guard(config.teacher.guard))
+        guard = RememberingGuard(load_guard(config.teacher.guard), max_ungraded=request.max_ungraded)
         teacher = GuardedSystem(lm, guard, refusal, policy_of(config, guard, loaded.run.path))
-        return cls(loaded, teacher, guard, systems, made_by, judges, settings)
+        tallies = {j.name: UngradedTally(j.name, request.max_ungraded) for j in judges}
+        return cls(loaded, teacher, guard, systems, made_by, judges, tallies, settings)
 
     @property
     def training_judges(self) -> list[str]:
@@ -157,8 +162,8 @@ def _suite(
             pairs = [_to_judge(r, b, x) for r, b, x in zip(harmful, begun, of, strict=True)]
             stage = f"judged: {name}, {wrapper}, {system}"
             judgements = {
-                judge.name: remembered_judgements(judge, pairs, partial(_shown, report, f"{stage}, {judge.name}"))
-                for judge in parts.judges
+                j.name: remembered_judgements(j, pairs, parts.tallies[j.name], partial(_shown, report, f"{stage}, {j.name}"))
+                for j in parts.judges
             }
             by[system][wrapper] = Asked(given, judgements)
     measured = Measured(suite, rows, by, [j.name for j in parts.judges], parts.training_judges)

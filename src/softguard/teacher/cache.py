@@ -29,7 +29,7 @@ from torch import Tensor
 from softguard.core import Conversation, Verdict
 from softguard.core.files import write_atomically
 from softguard.core.protocols import Progress
-from softguard.errors import GuardError
+from softguard.core.ungraded import MAX_UNGRADED_SHARE, stop_where_ungraded
 from softguard.models import Generation, sample
 from softguard.teacher.guarded_system import GuardedSystem
 from softguard.teacher.record import TeacherRecord
@@ -104,7 +104,7 @@ class TeacherCache:
         root: Path,
         system: GuardedSystem,
         settings: TeacherSettings,
-        max_ungraded: float = 0.01,
+        max_ungraded: float = MAX_UNGRADED_SHARE,
         shard_size: int = SHARD_SIZE,
         refusal_log_probs: bool = False,
         ask_again: bool = True,
@@ -233,10 +233,8 @@ class TeacherCache:
         Raises:
             GuardError: they are.
         """
-        if ungraded > self._max_ungraded * of:
-            ((reason, _),) = reasons.most_common(1)
-            found = f"{ungraded} of {of} so far ({reason})"
-            raise GuardError(f"at most {self._max_ungraded:.0%} ungraded drafts", found, "check the guard; what is done is kept")
+        todo = "check the guard; what is done is kept"
+        stop_where_ungraded(ungraded, of, reasons, "drafts", todo, self._max_ungraded, few=0)
 
     def _drawn(self, conversations: dict[str, Conversation], progress: Progress | None) -> Path:
         """Return the stem of a shard's files; its drafts are drawn and written where the cache lacks them."""

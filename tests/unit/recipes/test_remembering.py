@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from softguard.core import Conversation, Reply, ReplySettings, Verdict
+from softguard.core.ungraded import UngradedTally
 from softguard.evaluation.judgement import Judgement
 from softguard.evaluation.judges import Answered
 from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements, remembered_replies
@@ -78,7 +79,7 @@ def test_judgements_are_kept_by_answer_and_by_whether_it_refuses():
     pair = Conversation.from_prompt("x").with_response("r")
     given = [Answered(pair, False), Answered(pair, True), Answered(pair, False)]
     for _ in range(2):
-        made = remembered_judgements(judge, given, lambda done, total: seen.append((done, total)))
+        made = remembered_judgements(judge, given, UngradedTally("judge"), lambda done, total: seen.append((done, total)))
         assert [j.harm for j in made] == [0.5] * 3
     assert len(judge.asked) == 2
     assert seen[-1] == (3, 3)

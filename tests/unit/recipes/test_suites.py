@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from safetensors.numpy import save_file
 
 from softguard.adapters.steering_vector import SteeringVector, SteeringVectorConfig
-from softguard.core import Conversation, Reply
-from softguard.errors import ConfigError, DataError
+from softguard.core import Conversation, Reply, Verdict
+from softguard.errors import ConfigError, DataError, GuardError
+from softguard.evaluation.judges.guard import GuardJudge
 from softguard.evaluation.judges.reference import reference_judge_path
 from softguard.evaluation.results import EvaluationSummary
 from softguard.guards.linear import FEATURES
@@ -186,6 +188,42 @@ def test_a_prompt_that_does_not_fit_is_ungraded(make, data):
         value = system.metrics["attack_success_rate"]
         assert (value.value, value.n, value.ungraded) == (None, 4, 1), system.system
         assert value.upper_bound > value.lower_bound
+
+
+class Gone(KeywordGuard):
+    """A guard that never answers, as one behind a server that is down."""
+
+    name = fingerprint = "gone"
+
+    def judge(self, conversations):
+        return [Verdict(ungraded="127.0.0.1: unreachable") for _ in conversations]
+
+
+def test_a_judge_that_is_gone_stops_the_evaluation_and_costs_no_answer(make, data, monkeypatch):
+    path, request = make("run", 1e9), SuiteRequest("malicious_instruct", judges="keyword")
+    monkeypatch.setattr(measuring, "load_judge", lambda name: GuardJudge(Gone()))
+    with pytest.raises(GuardError, match=r"1% ungraded answers by gone\D+8 of 8 so far \(127.0.0.1: unreachable\)"):
+        evaluate_suites(path, request, data, silent)
+    assert not (path / "evaluations").exists()
+    (most,) = evaluate_suites(path, replace(request, max_ungraded=1.0), data, silent)
+    assert most.system("base").metrics["attack_success_rate"].value is None
+
+
+def test_what_was_answered_before_a_judge_went_is_not_asked_again(make, data, monkeypatch):
+    path, request = make("run", 1e9), SuiteRequest("malicious_instruct", judges="refusal")
+    with monkeypatch.context() as gone:
+        gone.setattr(measuring, "load_judge", lambda name: GuardJudge(Gone()))
+        with pytest.raises(GuardError):
+            evaluate_suites(path, request, data, silent)
+    monkeypatch.setattr(ModelSystem, "respond", lambda *given: pytest.fail("answered again"))
+    (summary,) = evaluate_suites(path, request, data, silent)
+    assert summary.system("student").metrics["refusal_rate"].n == 4
+
+
+def test_a_training_guard_that_is_gone_stops_it_too(make, data, monkeypatch):
+    monkeypatch.setattr(measuring, "load_guard", lambda name: Gone())
+    with pytest.raises(GuardError, match=r"ungraded answers by gone"):
+        evaluate_suites(make("run", 1e9), SuiteRequest("malicious_instruct", "past_tense", judges="refusal"), data, silent)
 
 
 def test_a_suite_with_families_and_look_alikes(make, data):
