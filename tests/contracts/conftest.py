@@ -1,12 +1,12 @@
 """Which pairs of adapter and architecture run every time: the others come with `make test-all`.
 
 Two architectures meet every adapter (the plain one, also in 4 bits, and one with windows, scaled embeddings and caps); the others
-meet one that adds inputs and one that changes weights.
+meet one that adds inputs, one whose last input is where the student decides, and one that changes weights.
 """
 
 import pytest
 
-EVERY_TIME, ALWAYS = {"llama", "gemma3", "llama-nf4"}, {"front", "lora"}
+EVERY_TIME, ALWAYS = {"llama", "gemma3", "llama-nf4"}, {"front", "after_header", "lora"}
 
 
 @pytest.hookimpl(tryfirst=True)

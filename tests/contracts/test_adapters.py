@@ -30,6 +30,7 @@ CONFIGS: dict[str, BaseModel] = {
     "front": SoftPromptConfig(num_virtual_tokens=4),
     "after_bos": SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "after_bos", "count": 4}]),
     "after_user": SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "after_user", "count": 4}]),
+    "after_header": SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "after_header", "count": 4}]),
     "system": SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "system", "count": 4}]),
     "split": SoftPromptConfig(
         num_virtual_tokens=4, placement=[{"slot": "front", "count": 3}, {"slot": "after_user", "count": 1}]
@@ -40,6 +41,9 @@ CONFIGS: dict[str, BaseModel] = {
     "kv_prefix": KVPrefixConfig(num_positions=4),
     "refusal_gate": RefusalGateConfig(),
     "gate_and_prompt": RefusalGateConfig(soft_prompt=SoftPromptConfig(num_virtual_tokens=4)),
+    "gate_and_header": RefusalGateConfig(
+        soft_prompt=SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "after_header", "count": 4}])
+    ),
 }
 every_adapter = pytest.mark.parametrize("name", CONFIGS)
 with_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -39,6 +39,20 @@ def marked(name: str, case: str) -> str:
     return "".join(pieces)
 
 
+def test_an_answer_that_was_begun_comes_after_the_header():
+    """Only the last header has virtual tokens: those of earlier turns are history, as answers are."""
+    tokenizer, chat = renderer("smollm2")
+    turns = [("user", "Hello!"), ("assistant", "Hello."), ("user", "Name a river."), ("assistant", "Sure, here")]
+    prompt = chat.render(Conversation.from_dicts([{"role": role, "content": content} for role, content in turns]))
+    ids = prompt.insert([("after_header", 2), ("after_user", 1)])
+    pieces = [tokenizer.decode([i]) if i >= 0 else f"{{{-i}}}" for i in ids]
+    assert "".join(pieces).endswith(
+        "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
+        "<|im_start|>user\nName a river.<|im_end|>\n{3}<|im_start|>assistant\n{1}{2}Sure, here"
+    )
+    assert sum(i < 0 for i in ids) == 3
+
+
 def all_of(name: str) -> str:
     return "".join(f"=== {case}\n{marked(name, case)}\n" for case in TEMPLATES[name])
 

@@ -30,6 +30,7 @@ from softguard.adapters.soft_prompt import SoftPrompt, SoftPromptConfig
 from softguard.core import REFUSAL_TEXT
 from softguard.errors import RunError
 from softguard.models import ControlToken, LanguageModel, RenderedPrompt
+from softguard.models.chat import Slot
 
 _PROBE, _TRIGGER, _PROMPT = "probe", "trigger", "prompt_embeddings"
 
@@ -43,6 +44,11 @@ class RefusalGateConfig(BaseModel):
     soft_prompt: SoftPromptConfig | None = Field(
         None, description="a soft prompt that is learned with the gate, with its own settings; without it the gate is alone"
     )
+
+    @property
+    def layout(self) -> tuple[tuple[Slot, int], ...]:
+        """(slot, count) of the soft prompt."""
+        return self.soft_prompt.layout if self.soft_prompt else ()
 
 
 @ADAPTERS.register("refusal_gate")

@@ -1,7 +1,7 @@
 """The soft prompt: `num_virtual_tokens` learned vectors among the input embeddings (paper, section 3; Lester et al. 2021).
 
-Placement decides what they can do: in front they only re-weight what later tokens read; after the user's turn they read the
-whole request (Petrov et al., arXiv 2310.19698).
+Placement decides what they can do: in front they only re-weight what later tokens read; behind the user's turn they read the
+whole request (Petrov et al., arXiv 2310.19698), and after the assistant header the last of them predicts the first answer token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,10 @@ class Placement(BaseModel):
     """A run of virtual tokens and where it stands."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    slot: Slot = Field("front", description="front, after_bos, system (end of the system turn), after_user")
+    slot: Slot = Field(
+        "front",
+        description="front, after_bos, system (end of the system turn), after_user, after_header (last before the answer)",
+    )
     count: int = Field(gt=0, description="virtual tokens there")
 
 

@@ -6,12 +6,12 @@ names in between. So any template is served, and none is edited. Whether it come
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from softguard.core import Conversation, Message
 from softguard.errors import CompatibilityError
 from softguard.models import ChatRenderer
-from softguard.models.chat import THINKING, Slot
+from softguard.models.chat import BEHIND, THINKING, Slot
 
 _BODY, _WHOLE, _CLOSED = "softguard_body", "softguard_whole", "softguard_closed"
 _BLANK_PROBE = " SYSTEMPROBE\n"
@@ -53,8 +53,8 @@ def bake_template(template: str, names: Mapping[Slot, str], tokenizer: Any) -> s
     if set(names) <= {"front"}:
         return front + body
     pieces, last = [], "0"
-    for slot in ("after_bos", "system", "after_user"):
-        if slot in names:
+    for slot in get_args(Slot):
+        if slot in names and slot != "front":
             pieces += [f"{{{{ {_WHOLE}[{last}:softguard_{slot}] }}}}", _when(slot, names[slot])]
             last = f"softguard_{slot}"
     return "".join(
@@ -106,17 +106,17 @@ def split_ids(text: str, names: Sequence[str], tokenizer: Any) -> list[int]:
     return out
 
 
-def _when(slot: str, text: str) -> str:
-    """Names after the user's turn belong to the assistant's header: without one there is nothing to answer."""
-    return f"{{% if add_generation_prompt %}}{text}{{% endif %}}" if slot == "after_user" else text
+def _when(slot: Slot, text: str) -> str:
+    """Names behind the user's turn belong to the assistant's header: without one there is nothing to answer."""
+    return f"{{% if add_generation_prompt %}}{text}{{% endif %}}" if slot in BEHIND else text
 
 
 def _position(slot: Slot, tokenizer: Any) -> str:
     """Return the statement that sets where in the whole text a slot is."""
     renderer = ChatRenderer(tokenizer)
     name = f"softguard_{slot}"
-    if slot == "after_user":
-        return f"{{% set {name} = {_CLOSED}|length %}}"
+    if slot in BEHIND:
+        return f"{{% set {name} = {_CLOSED if slot == 'after_user' else _WHOLE}|length %}}"
     if slot == "after_bos":
         bos = tokenizer.bos_token or ""
         opens = renderer.user_opening.startswith(bos) and not renderer.bos_opens_turns

@@ -12,7 +12,10 @@ from softguard.errors import CompatibilityError, DataError
 
 THINKING = "enable_thinking"
 """The name by which templates of models that can think aloud are told whether to; others ignore it."""
-Slot = Literal["front", "after_bos", "system", "after_user"]
+Slot = Literal["front", "after_bos", "system", "after_user", "after_header"]
+"""Placements in the order in which they stand in a prompt; after_header is the last before the answer, begun or not."""
+BEHIND: frozenset[Slot] = frozenset({"after_user", "after_header"})
+"""Slots behind the request's text, around the last assistant header: each request runs them anew, earlier turns have none."""
 _SYSTEM_PROBE, _USER_PROBE, _ANSWER_PROBE = "SYSTEMPROBE", "USERPROBE", "ANSWERPROBE"
 
 
@@ -73,7 +76,7 @@ class ChatRenderer:
         starts = [start for start, _ in encoded["offset_mapping"]]
         bos = self._tokenizer.bos_token_id
         has_bos = bos is not None and ids[0] == bos and text.startswith(self._tokenizer.bos_token)
-        slots = {"front": 0, "after_bos": 1 if has_bos and not self.bos_opens_turns else 0}
+        slots = {"front": 0, "after_bos": 1 if has_bos and not self.bos_opens_turns else 0, "after_header": len(ids)}
         for slot, index in (("after_user", len(closed)), ("system", self._system_end(messages, text))):
             if index is not None and index in starts:
                 slots[slot] = starts.index(index)

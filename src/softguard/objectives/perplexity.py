@@ -2,7 +2,8 @@
 
 The training text is the prompts: the method trains on prompts alone. Neither guard nor draft plays a part, so it says what the
 loop and the data do without any target. The rendered prompt counts as a whole, template included; virtual tokens are no targets,
-and those behind the user's turn see nothing but the template's closing tokens: place them in front.
+and those behind the user's turn see nothing but the template's closing tokens: place them in front. After the assistant header
+they would see nothing at all, which a run refuses.
 
 References:
     Alfarra et al. 2026, arXiv 2606.09388, section 4, baselines; they do not say whether the text has responses in it.

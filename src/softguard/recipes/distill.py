@@ -275,6 +275,9 @@ def check_objective(objective: Objective, config: Config, parts: Parts) -> None:
     if "preference" in objective.needs and parts.teacher.policy is not None:
         found = f"{config.objective.kind} with a policy"
         raise CompatibilityError("a preference between y and one refusal", found, "take a distillation objective")
+    if "text" in objective.needs and any(slot == "after_header" for slot, _ in getattr(config.adapter, "layout", ())):
+        found = "some after_header, whom no token of a prompt reads"
+        raise CompatibilityError("virtual tokens before the text that they learn from", found, "choose another placement")
     if "sequence" not in objective.needs:
         found = f"{config.objective.kind}, which learns from no answer of the teacher"
         if parts.teacher.policy is not None:

@@ -15,6 +15,7 @@ from softguard.costs import MEMORY_CONVENTION, ModelShape, Rows, sampling_bytes,
 from softguard.errors import CompatibilityError, SourceError
 from softguard.guards import guard_sources
 from softguard.models import NF4_BYTES, read_config
+from softguard.models.chat import BEHIND
 from softguard.objectives import OBJECTIVES
 from softguard.objectives.fused_head import CHUNK_BYTES, PART_LOGITS
 from softguard.recipes.config import Config, on_this_machine
@@ -121,10 +122,9 @@ def _step(config: Config, shape: ModelShape, rows: Rows, response_positions: int
 
 def _virtual_tokens(config: Config) -> tuple[int, int]:
     """Return how many virtual tokens stand behind the user's text, and how many before it, where all rows share them."""
-    carrier = getattr(config.adapter, "soft_prompt", None) or config.adapter  # a gate may have one beside it
-    layout = dict(getattr(carrier, "layout", ()))
-    behind = layout.pop("after_user", 0)
-    return behind, sum(layout.values())
+    layout = getattr(config.adapter, "layout", ())
+    behind = sum(count for slot, count in layout if slot in BEHIND)
+    return behind, sum(count for _, count in layout) - behind
 
 
 def memory_lines(config: Config) -> list[str]:

@@ -16,6 +16,7 @@ LAYOUTS = {
     "front": [],
     "after_bos": [{"slot": "after_bos", "count": 4}],
     "after_user": [{"slot": "after_user", "count": 4}],
+    "after_header": [{"slot": "after_header", "count": 4}],
     "system": [{"slot": "system", "count": 4}],
     "split": [{"slot": "front", "count": 3}, {"slot": "after_user", "count": 1}],
 }
@@ -44,25 +45,33 @@ def test_placement_is_where_it_says(layout):
     lm = tiny_model(bos=layout == "after_bos")
     prompt = rendered(lm)
     ids = make(lm, layout).extend(prompt)
-    assert (ids[0] >= 0) == (layout in ("after_bos", "after_user", "system"))
+    assert (ids[0] >= 0) == (layout in ("after_bos", "after_user", "after_header", "system"))
     assert [i for i in ids if i >= 0] == list(prompt.ids)
     assert sorted(-i - 1 for i in ids if i < 0) == [0, 1, 2, 3]
     text = lm.tokenizer.decode([i for i in ids[ids.index(-4) :] if i >= 0])
     expected = {"after_user": "<|im_start|>assistant", "split": "<|im_start|>assistant", "system": "<|im_end|>"}
-    assert text.startswith(expected.get(layout, "<|im_start|>system"))
+    assert (text == "") == (layout == "after_header")
+    assert text.startswith(expected.get(layout, "" if layout == "after_header" else "<|im_start|>system"))
 
 
+@pytest.mark.parametrize("layout", ["front", "after_header"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_prompt_of_real_embeddings_equals_its_text(kind):
+def test_a_prompt_of_real_embeddings_equals_its_text(kind, layout):
+    """Where it decides, and along an answer: after the header its last vector predicts the first token."""
     lm = tiny_model(kind)
     ids = [3, 4, 5, 6]
-    adapter = make(lm)
+    adapter = make(lm, layout)
     with torch.no_grad():
         adapter.parameters()[0].copy_(lm.embed(torch.tensor([ids]))[0])
     prompt = rendered(lm)
+    text = [*ids, *prompt.ids] if layout == "front" else [*prompt.ids, *ids]
     a = refusal_log_odds(lm, [adapter.extend(prompt)], 9, adapter.virtual_tokens())
-    b = refusal_log_odds(lm, [[*ids, *prompt.ids]], 9)
-    assert a == pytest.approx(b, abs=1e-4)
+    assert a == pytest.approx(refusal_log_odds(lm, [text], 9), abs=1e-4)
+    learned, written = (
+        response_states(lm, [p], [[7, 8]], v).states
+        for p, v in ((adapter.extend(prompt), adapter.virtual_tokens()), (text, None))
+    )
+    torch.testing.assert_close(learned, written, rtol=1e-4, atol=1e-4)
 
 
 def test_sampling_does_not_depend_on_the_batch():

@@ -74,6 +74,7 @@ def test_the_same_seed_finds_the_same_suffix():
 @pytest.mark.parametrize("config", [
     SoftPromptConfig(num_virtual_tokens=4),
     SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "front", "count": 2}, {"slot": "after_user", "count": 2}]),
+    SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "after_header", "count": 4}]),
 ])  # fmt: skip
 def test_a_student_is_attacked_with_its_virtual_tokens_in_their_places(config):
     lm = tiny_model()

@@ -10,7 +10,7 @@ from softguard.recipes.student import ModelSystem
 from softguard.sources.checks import file_sha256
 from tests.tiny_gguf import write_tiny_gguf
 
-SPLIT = (Placement(slot="front", count=3), Placement(slot="after_user", count=2))
+SPLIT = tuple(Placement(slot=slot, count=count) for slot, count in (("front", 3), ("after_user", 1), ("after_header", 1)))
 REFUSAL = "Sorry, no."
 
 

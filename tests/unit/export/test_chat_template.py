@@ -6,6 +6,7 @@ from softguard.core import Conversation, Message
 from softguard.errors import CompatibilityError
 from softguard.export.chat_template import bake_template, check_template, split_ids
 from softguard.export.protocol import new_names
+from softguard.models.chat import BEHIND
 from tests.fakes import CHATML, byte_tokenizer
 from tests.unit.models.test_chat import FOLDED, PLAIN_CHATML
 
@@ -14,7 +15,9 @@ LAYOUTS = {
     "after_bos": (("after_bos", 3),),
     "system": (("system", 3),),
     "after_user": (("after_user", 3),),
+    "after_header": (("after_header", 3),),
     "split": (("front", 2), ("after_user", 1)),
+    "around": (("after_header", 1), ("after_user", 2)),
     "three": (("front", 1), ("system", 1), ("after_user", 1)),
 }
 NAMES = new_names(3)
@@ -40,7 +43,8 @@ def test_placements_render_as_in_training(layout):
     )
     assert [text.count(name) for name in NAMES] == [1, 1, 1]
     closed = tokenizer.apply_chat_template(Conversation(tuple(turns)).to_dicts(), chat_template=template, tokenize=False)
-    assert NAMES[0] in closed or layout[0][0] == "after_user"
+    assert (NAMES[0] in closed) == (layout[0][0] not in BEHIND)
+    assert text.endswith(NAMES[-1 if len(layout) == 1 else 0]) == (layout[0][0] == "after_header")
 
 
 @pytest.mark.parametrize("template", [PLAIN_CHATML, FOLDED])

@@ -132,7 +132,8 @@ def test_the_papers_beside_a_file(student, base, tmp_path, monkeypatch):
     assert "Written by softguard, not run" in (out / "Modelfile").read_text()
     template = (out / "Modelfile").read_text().partition('TEMPLATE """')[2].partition('"""')[0]
     assert template.count("<|im_start|>") == 3
-    assert template.index("_2|>") < template.index("{{ .System }}") < template.index("{{ .Prompt }}") < template.index("_3|>")
+    order = ("_2|>", "{{ .System }}", "{{ .Prompt }}", "_3|>", "assistant", "_4|>", "{{ .Response }}")
+    assert [template.index(piece) for piece in order] == sorted(template.index(piece) for piece in order)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

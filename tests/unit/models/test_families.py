@@ -80,7 +80,7 @@ ROPE3 = {
 }
 FULL = (None,) * 4
 GEMMA3_LAYERS = [*["sliding_attention"] * 3, "full_attention"]
-NO_SYSTEM = frozenset({"front", "after_bos", "after_user"})
+NO_SYSTEM = frozenset({"front", "after_bos", "after_user", "after_header"})
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Family:
     opening: str = ""
     header: str = "<|im_start|>assistant\n"
     takes_system: bool = True
-    slots: frozenset[str] = field(default=frozenset({"front", "after_bos", "system", "after_user"}))
+    slots: frozenset[str] = field(default=NO_SYSTEM | {"system"})
     writes_bos: bool = False
 
 
@@ -199,6 +199,7 @@ def test_what_is_rendered_is_the_template_with_one_bos(loaded, name):
         assert prompt.slots["after_bos"] == (0 if in_turns else 1)
     assert set(prompt.slots) == one.slots
     assert lm.tokenizer.decode(prompt.ids[prompt.slots["after_user"] :]) == one.header
+    assert prompt.insert([("after_header", 2)]) == [*prompt.ids, -1, -2]
 
 
 @each
@@ -230,7 +231,7 @@ def test_windows_are_those_of_the_configuration(loaded, name):
 
 
 @each
-@pytest.mark.parametrize("adapter", ["front", "after_user", "lora"])
+@pytest.mark.parametrize("adapter", ["front", "after_user", "after_header", "lora"])
 def test_adapters_attach_and_cached_answers_are_the_networks_own(loaded, name, adapter):
     """Past the window: the prompt alone is longer."""
     lm = loaded(name)
@@ -266,7 +267,7 @@ def test_a_place_that_a_family_lacks_is_an_error(loaded, name):
 
 
 @each
-@pytest.mark.parametrize("layout", [[("front", 2)], [("front", 1), ("after_user", 1)]])
+@pytest.mark.parametrize("layout", [[("front", 2)], [("front", 1), ("after_user", 1)], [("after_header", 2)]])
 def test_a_baked_template_renders_as_training_does(loaded, name, layout):
     """In families with a system turn: the probes of `check_template` have one. Qwen3's is told not to think aloud."""
     lm = loaded(name)

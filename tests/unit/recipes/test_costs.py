@@ -108,6 +108,7 @@ def test_the_cache_of_a_prefix_is_as_wide_as_the_heads():
 
 ADDS = {
     "soft_prompt": (SoftPromptConfig(num_virtual_tokens=16, placement=LAYOUT), Added(front=12, after=4)),
+    "after_header": (SoftPromptConfig(num_virtual_tokens=4, placement=[{"slot": "after_header", "count": 4}]), Added(after=4)),
     "kv_prefix": (KVPrefixConfig(num_positions=16), Added(held=16)),
     "lora": (LoraConfig(rank=2), Added(weights=2 * 2 * (32 + 32 + 32 + 16))),  # two layers of rank 2, q and v
     "steering_vector": (SteeringVectorConfig(layer=0), Added()),
@@ -116,7 +117,7 @@ ADDS = {
 
 def with_adapter(lm, kind):
     """Return a student whose adapter is away from its start, where some are nothing at all."""
-    adapter = ADAPTERS.get(kind).create(ADDS[kind][0], lm, 0)
+    adapter = ADAPTERS.get(ADDS[kind][0].kind).create(ADDS[kind][0], lm, 0)
     with torch.no_grad():
         for p in adapter.parameters():
             p += 0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))

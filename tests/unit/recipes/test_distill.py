@@ -81,6 +81,8 @@ def rows(labels, split="train"):
 
 
 ALL = rows(["harmful", "look_alike", "benign"], "validation")
+HEADER = "adapter.placement=[{slot='front',count=24},{slot='after_header',count=8}]"
+GATED = ["adapter.kind=refusal_gate", HEADER.replace("adapter.", "adapter.soft_prompt.")]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,8 @@ def test_prompts_of_one_kind_are_refused_before_a_model_is_loaded(train, validat
         (["teacher.policy=absent.toml"], ConfigError, "policy file"),
         (["objective.kind=ppo", "training.on_policy_fraction=0.5"], CompatibilityError, "leave it at 0"),
         (["objective.kind=perplexity", "training.on_policy_fraction=0.5"], CompatibilityError, "leave it at 0"),
+        (["objective.kind=perplexity", HEADER], CompatibilityError, "choose another placement"),
+        (["objective.kind=perplexity", *GATED], CompatibilityError, "choose another placement"),
         (["objective.kind=dpo", "teacher.policy=given"], CompatibilityError, "take a distillation objective"),
         (["objective.kind=perplexity", "teacher.policy=given"], CompatibilityError, "leave teacher.policy out"),
         (["objective.kind=reinforce", "teacher.policy=given"], CompatibilityError, "leave teacher.policy out"),

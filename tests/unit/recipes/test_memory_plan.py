@@ -67,7 +67,7 @@ def test_passes_that_follow_one_another_take_no_more(folder):
 
 def test_positions_are_those_of_the_settings(folder):
     front = memory_plan(config(folder)).rows
-    placed = "adapter.placement=[{slot='front',count=24},{slot='after_user',count=8}]"
+    placed = "adapter.placement=[{slot='front',count=24},{slot='after_user',count=5},{slot='after_header',count=3}]"
     behind = memory_plan(config(folder, placed)).rows
     assert (front.shared - behind.shared, behind.positions - front.positions) == (8, 8)
     short = memory_plan(config(folder, "objective.answer_tokens=16")).rows

@@ -32,8 +32,9 @@ def lm():
     return tiny_model()
 
 
-def student(lm, threshold=None):
-    adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=12, initialisation="random"), lm, 0)
+def student(lm, threshold=None, slot="front"):
+    placement = [{"slot": slot, "count": 12}]
+    adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=12, placement=placement, initialisation="random"), lm, 0)
     return ModelSystem("student", lm, adapter=adapter, threshold=threshold)
 
 
@@ -42,13 +43,14 @@ def systems(lm):
         "base": ModelSystem("base", lm),
         "system_prompt": ModelSystem("system_prompt", lm, system_prompt="refuse what is harmful, whatever is said"),
         "student": student(lm),
+        "after_header": student(lm, slot="after_header"),
         "refusing": student(lm, -1e9),
         "answering": student(lm, 1e9),
         "guarded": GuardedSystem(lm, HalfSure()),
     }
 
 
-@pytest.mark.parametrize("name", ["base", "system_prompt", "student", "refusing", "answering", "guarded"])
+@pytest.mark.parametrize("name", ["base", "system_prompt", "student", "after_header", "refusing", "answering", "guarded"])
 def test_the_pieces_make_up_the_reply(lm, name):
     system = systems(lm)[name]
     for prompt in PROMPTS:
@@ -99,6 +101,7 @@ def test_what_requests_begin_with_is_held_without_a_graph(lm):
     assert len(known.ids) > 20
     assert known.ids[:12] == tuple(range(-1, -13, -1))
     assert not any(t.requires_grad for layer in known.shared.layers for t in layer)
+    assert min(student(lm, slot="after_header")._known_prefix.ids) >= 0  # those after the header read the request: never held
 
 
 def test_an_adapter_is_attached_for_passes_alone(lm, monkeypatch):
