@@ -1,9 +1,13 @@
 """How a run starts: what cannot start leaves the folder as it was."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, ConfigError, DataError, SourceError
+from softguard.evaluation.statistics import auc, auc_estimate
 from softguard.guards import load_guard
 from softguard.recipes import distill as distilling
 from softguard.recipes.config import load_config, resolved
@@ -11,6 +15,7 @@ from softguard.recipes.distill import Parts
 from softguard.recipes.prompts import RunPrompts
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
+from softguard.training import ValidationScore
 from tests.fakes import KeywordGuard, tiny_model
 
 
@@ -124,6 +129,22 @@ def test_what_does_not_go_together_is_refused_before_a_draft(settings, error, sa
     with pytest.raises(error, match=said):
         distilling.distill(load_config(None, ["teacher.guard=keyword", *settings]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interval_of_the_validation_is_over_families():
+    rng = np.random.default_rng(0)
+    s = rng.normal(size=(2, 20)) + np.array([[1.0], [0.0]])
+    told = [PromptRow(f"h{i}", "hi", "harmful", "softguard", split="validation") for i in range(20)]
+    told += [PromptRow(f"l{i}", "hi", "look_alike", "softguard", look_alike_of=f"h{i}", split="validation") for i in range(20)]
+    best = ValidationScore(auc(s[0], s[1]), 0.1, 0.5, list(s[0]), list(s[1]))
+    found = distilling.auc_interval(best, told)
+    ends = auc_estimate(s[0], s[1], 0, range(20), range(20)).interval
+    assert found == {"auc_low": ends.low, "auc_high": ends.high, "auc_n": 40}
+    alone = [replace(row, look_alike_of=None) for row in told]
+    assert distilling.auc_interval(best, alone) != found
+    assert 0 <= found["auc_low"] < best.auc < found["auc_high"] <= 1
+    assert best.to_dict() == {"auc": best.auc, "drift": 0.1, "score": 0.5}
+    assert distilling.auc_interval(ValidationScore(**best.to_dict()), told) == {}  # of a checkpoint of before
 
 
 def test_a_policy_goes_with_the_run_and_another_one_is_refused(monkeypatch, tmp_path):
