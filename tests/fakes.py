@@ -55,7 +55,6 @@ def byte_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
 
 _SIZES: dict = {
     "vocab_size": 258,
-    "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -64,31 +63,38 @@ _SIZES: dict = {
 
 
 def tiny_model(
-    kind: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, window: int = 512, bos: bool = False
+    kind: str = "llama",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    window: int = 512,
+    bos: bool = False,
+    width: int | None = None,
 ) -> LanguageModel:
     """Return a two-layer random model of an architecture: llama, qwen2, gemma2, gemma3, mistral, phi3 or gpt2.
 
-    `llama-nf4` and the like hold its linear layers in 4 bits.
+    `llama-nf4` and the like hold its linear layers in 4 bits; the width is then 64, a block of them, and 32 otherwise.
     """
     name, (kind, _, held) = kind, kind.partition("-")
     torch.manual_seed(seed)
-    sizes = {**_SIZES, "vocab_size": 259 if bos else 258}
+    width = width or (64 if held == NF4 else 32)
+    sizes = {**_SIZES, "vocab_size": 259 if bos else 258, "hidden_size": width}
+    heads = {"num_key_value_heads": 2, "head_dim": width // 4}
     if kind == "llama":
         network = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2, tie_word_embeddings=True))
     elif kind == "qwen2":
         network = Qwen2ForCausalLM(Qwen2Config(**sizes, num_key_value_heads=2))
     elif kind == "gemma2":
-        config = Gemma2Config(**sizes, num_key_value_heads=2, head_dim=8, sliding_window=window)
+        config = Gemma2Config(**sizes, **heads, sliding_window=window)
         network = Gemma2ForCausalLM._from_config(config, attn_implementation="eager")  # sdpa would leave out its soft cap
     elif kind == "gemma3":
-        network = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, num_key_value_heads=2, head_dim=8, sliding_window=window))
+        network = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, **heads, sliding_window=window))
     elif kind == "mistral":
         network = MistralForCausalLM(MistralConfig(**sizes, num_key_value_heads=2, sliding_window=window))
     elif kind == "phi3":
         network = Phi3ForCausalLM(Phi3Config(**sizes, num_key_value_heads=2, sliding_window=window, pad_token_id=0))
     elif kind == "gpt2":
         network = GPT2LMHeadModel(
-            GPT2Config(vocab_size=sizes["vocab_size"], n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
+            GPT2Config(vocab_size=sizes["vocab_size"], n_embd=width, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
         )
     else:
         raise ValueError(kind)

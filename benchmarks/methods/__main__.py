@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.methods.rows import Row, chosen, collect
 from softguard.core.files import write_atomically
@@ -85,18 +85,28 @@ def rerun(name: str, data_dir: Path | None, results: Path = RESULTS) -> list[Row
     return [*before[:1], *({**row, "again": True} for row in again)]
 
 
-def table(rows: list[Row]) -> Table:
-    """Return the rows that validation chose, and the shared systems."""
-    drawn = Table("study", "method", "rate", "numbers", *SHOWN, title="Methods, as validation chose them", title_justify="left")
+def table(rows: list[Row], every: bool = False) -> Table:
+    """Return the rows that validation chose, and the shared systems; or every row."""
+    title = "A cell" if every else "Methods, as validation chose them"
+    study = Column("study", no_wrap=True)
+    drawn = Table(study, "method", "rate", "numbers", "validation AUC", *SHOWN, title=title, title_justify="left")
     for row in rows:
-        if row.get("chosen", "cell" not in row):
-            figures = [shown(row["metrics"].get(name)) for name in SHOWN]
+        if every or row.get("chosen", "cell" not in row):
+            figures = [shown(row.get("metrics", {}).get(name)) for name in SHOWN]
             rate, size = (str(row.get(key, "")) for key in ("learning_rate", "num_parameters"))
-            drawn.add_row(row["study"], row["method"], rate, size, *figures)
+            method = f"{row['method']}, again" if row.get("again") else row["method"]
+            method += f", failed: {row['error'][:60]}" if row["status"] == "failed" else ""
+            drawn.add_row(row["study"], method, rate, size, shown(validated(row)), *figures)
     return drawn
 
 
-def shown(metric: dict[str, float | None] | None) -> str:
+def validated(row: Row) -> Row | None:
+    """Return the AUC that validation chose by, as a metric; None for a system that is not chosen. Older rows have no interval."""
+    found = row.get("validation")
+    return found and {"value": found["auc"], "low": found.get("auc_low"), "high": found.get("auc_high")}
+
+
+def shown(metric: Row | None) -> str:
     """Return a figure with its interval."""
     if metric is None or metric["value"] is None:
         return "-"
@@ -118,18 +128,18 @@ def main(given: list[str] | None = None) -> int:
     arguments = parser.parse_args(given)
     try:
         if arguments.run:
-            rows = run(arguments.run, arguments.out, arguments.data_dir, workers=arguments.workers)
+            rows = run(arguments.run, arguments.out, arguments.data_dir, RESULTS, arguments.workers)
         elif arguments.rerun:
-            rows = rerun(arguments.rerun, arguments.data_dir)
+            rows = rerun(arguments.rerun, arguments.data_dir, RESULTS)
         else:
-            rows = committed()
+            rows = committed(RESULTS)
     except SoftguardError as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:
-        Console().print(table(rows))
+        Console().print(table(rows, every=bool(arguments.rerun)))
     if not rows:
         print("no study has been run yet: --run runs one", file=sys.stderr)
     return 2 if any(row["status"] == "failed" for row in rows) else 0

@@ -190,7 +190,7 @@ def test_what_is_drawn_at_temperature_1_has_the_probability_that_scoring_gives_i
 def test_gradients_through_4_bits_are_those_through_the_unpacked_weights(kind, name):
     """After sampling, as a student's are: some processors have another layout for passes without a gradient."""
     lm = model(kind, name)
-    same = model(kind.removesuffix("-nf4"), name)
+    same = model(kind.removesuffix("-nf4"), name, width=lm.width)
     object.__setattr__(same, "fingerprint", lm.fingerprint)
     for path, layer in lm.network.named_modules():
         if getattr(getattr(layer, "weight", None), "quant_state", None) is not None:

@@ -18,6 +18,7 @@ from softguard.registry import config_class
 from softguard.teacher import GuardedSystem, TeacherCache, TeacherSettings
 from softguard.training import Example, TrainingConfig, loop, train
 from softguard.training.loop import diverged
+from softguard.training.validation import auc as validation_auc
 from softguard.training.validation import validate
 from tests.fakes import KeywordGuard, tiny_model
 
@@ -79,6 +80,14 @@ def test_same_seed_same_bits_and_a_kill_changes_nothing(world, tmp_path):
     resumed, resumed_result = run(world, tmp_path / "c")
     assert torch.equal(whole.virtual_tokens(), resumed.virtual_tokens())
     assert [r["loss"] for r in result.history] == [r["loss"] for r in resumed_result.history]
+    assert resumed_result.best == result.best
+
+
+def test_the_best_validation_keeps_its_scores(world, tmp_path):
+    best = run(world, tmp_path, CONFIG.model_copy(update={"steps": 4}))[1].best
+    assert (len(best.harmful_s), len(best.look_alike_s)) == (6, 6)
+    assert validation_auc(best.harmful_s, best.look_alike_s) == best.auc
+    assert "harmful_s" not in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_a_validation_says_how_far_it_is(world, tmp_path):

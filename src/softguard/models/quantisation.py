@@ -54,10 +54,12 @@ def settle(network: Any) -> None:
     """Make a quantised network fit for training: its weights are the same bits whatever pass comes first.
 
     On processors with AVX512-BF16 bitsandbytes packs the weights anew at the first pass without a gradient, into a layout that
-    has no backward pass: after sampling, an adapter would get no gradient at all.
+    has no backward pass: after sampling, an adapter would get no gradient at all. With AVX512 it unpacks a row that ends within a
+    block by the scales of other blocks (0.50.2), which no figure would tell.
 
     Raises:
-        CompatibilityError: nothing of it was quantised, or large parts of it are no linear layers, as experts.
+        CompatibilityError: nothing of it was quantised, large parts of it are no linear layers, as experts, or on a CPU rows end
+            within a block.
     """
     layers = [m for m in network.modules() if getattr(getattr(m, "weight", None), "quant_state", None) is not None]
     odd = next((f"a weight of shape {tuple(p.shape)}" for p in network.parameters() if p.dim() > 2), None)
@@ -66,6 +68,11 @@ def settle(network: Any) -> None:
         raise CompatibilityError("linear layers, to be quantised", found, "leave model.quantisation at none, or take a GGUF file")
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
+        state = layer.weight.quant_state
+        if layer.weight.device.type == "cpu" and state.shape[-1] % state.blocksize:
+            found = f"{state.shape[-1]} in a layer of {type(network).__name__}"
+            todo = "leave model.quantisation at none, or load it on a GPU"
+            raise CompatibilityError(f"on a CPU, rows of a multiple of {state.blocksize} weights", found, todo)
 
 
 def quantisation_of(network: Any) -> Quantisation:

@@ -23,6 +23,7 @@ from softguard.core.processes import processes
 from softguard.core.protocols import Progress
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, DataError
+from softguard.evaluation.statistics import auc_estimate
 from softguard.guards import load_guard
 from softguard.models import AUTO, DecisionRow, LanguageModel, hardware_facts, load_model
 from softguard.models.attention import GROUPED
@@ -37,7 +38,7 @@ from softguard.recipes.teacher_cache import described_server, split_by_source, t
 from softguard.recipes.tuning import apply, as_begun, tuned
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, load_policy
-from softguard.training import Example, TrainingResult, check_shares, fit, train
+from softguard.training import Example, TrainingResult, ValidationScore, check_shares, fit, train
 
 POLICY_FILE = "policy.toml"
 Report = Callable[[str, int, int, dict[str, float]], None]
@@ -189,13 +190,32 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
             "ungraded_drafts": len(rows.train) + len(answered) - len(train_examples) - len(drift_on),
             "teacher_seconds": round(teacher_seconds, 1),
         }
-        _finish(run, parts, adapter, result, counted, report)
+        _finish(run, parts, adapter, result, {**result.best.to_dict(), **auc_interval(result.best, told_apart)}, counted, report)
     together.wait()
     return run
 
 
+def auc_interval(best: ValidationScore, rows: Sequence[PromptRow]) -> dict[str, float]:
+    """Return `auc_low`, `auc_high` (95 %, a bootstrap over families: a harmful prompt and its look-alikes) and `auc_n` prompts.
+
+    It is that of the chosen checkpoint, as if no other had been tried: its width says how little so many prompts tell apart, not
+    how much choosing the best has flattered it. Nothing where the scores are those of a checkpoint that held none.
+    """
+    harmful, look_alike = ([r.look_alike_of or r.id for r in rows if r.label == label] for label in ("harmful", "look_alike"))
+    if (len(best.harmful_s), len(best.look_alike_s)) != (len(harmful), len(look_alike)):
+        return {}
+    found = auc_estimate(best.harmful_s, best.look_alike_s, 0, harmful, look_alike)
+    return {"auc_low": found.interval.low, "auc_high": found.interval.high, "auc_n": found.n}
+
+
 def _finish(
-    run: RunDir, parts: Parts, adapter: Adapter, result: TrainingResult, counted: dict[str, float], report: Report
+    run: RunDir,
+    parts: Parts,
+    adapter: Adapter,
+    result: TrainingResult,
+    validation: dict[str, float],
+    counted: dict[str, float],
+    report: Report,
 ) -> None:
     """Write the trained adapter with its operating point, and end the stage."""
     adapter.save(run.path / "adapter", parts.lm)
@@ -204,7 +224,7 @@ def _finish(
         **operating_point(student, parts.prompts.validation, parts.config, _within_stage(report, "operating point")),
         "num_parameters": adapter.num_parameters,
         "best_step": result.best_step,
-        "validation": result.best.to_dict(),
+        "validation": validation,
         **counted,
         "training_seconds": round(result.seconds, 1),
     }

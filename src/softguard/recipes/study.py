@@ -102,8 +102,9 @@ def write_table(cells: Sequence[Cell], out: Path) -> Path:
     """Write `results.parquet`, a row for each cell that has ended and each system that cells share, and return its path.
 
     Columns: cell, config_sha256, status, error; the settings that any grid varies; best_step, num_parameters,
-    validation_auc, validation_drift, validation_score, threshold, seconds; and each metric of the student on the test split
-    with its `_low`, `_high` and `_n`. A shared system has the status `shared`, its name as `system`, and no cell.
+    validation_auc, validation_drift, validation_score, threshold, seconds; and each metric of the student on the test split.
+    These metrics, and the AUC of the validation, have their `_low`, `_high` and `_n`. A shared system has the status `shared`,
+    its name as `system`, and no cell.
     """
     pa, pq = _parquet()
     rows = [row for cell in cells if (row := _row(cell, out))]

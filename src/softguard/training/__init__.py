@@ -6,11 +6,13 @@ from softguard.training.fitness import check_fit, check_same_tokenizer, check_sh
 from softguard.training.fitting import fit
 from softguard.training.loop import TrainingResult, optimiser_step, train
 from softguard.training.on_policy import Weigher
+from softguard.training.validation import ValidationScore
 
 __all__ = [
     "Example",
     "TrainingConfig",
     "TrainingResult",
+    "ValidationScore",
     "Weigher",
     "check_fit",
     "check_same_tokenizer",

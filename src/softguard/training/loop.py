@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -137,7 +137,7 @@ def train(
         if validated:
             tensors = {str(i): p for i, p in enumerate(parameters)}
             if state["best"] is None or score.score > state["best"]["score"]:
-                state["best"] = {**score.to_dict(), "step": step + 1}
+                state["best"] = {**asdict(score), "step": step + 1}
                 save_checkpoint(best_path, tensors, optimiser, state)
             save_checkpoint(latest, tensors, optimiser, state)
             if together.is_main:

@@ -6,7 +6,7 @@ the answers the base model's.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,15 +22,20 @@ from softguard.training.examples import Example
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """AUC of s, benign drift in nats per token, and their combination."""
+    """AUC of s, benign drift in nats per token, and their combination.
+
+    The s of each prompt are kept for the interval that recipes make of them; empty of a checkpoint from before they were.
+    """
 
     auc: float
     drift: float
     score: float
+    harmful_s: Sequence[float] = ()
+    look_alike_s: Sequence[float] = ()
 
     def to_dict(self) -> dict[str, float]:
         """Return the three figures by name."""
-        return asdict(self)
+        return {"auc": self.auc, "drift": self.drift, "score": self.score}
 
 
 def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
@@ -90,6 +95,7 @@ def validate(
     with adapter.attach(lm) as student:
         virtual = adapter.virtual_tokens()
         s = refusal_log_odds(student, prompts, refusal_token, virtual, token_budget=token_budget, progress=told(0))
-    separation = auc(s[: len(harmful)], s[len(harmful) :])
+    harmful_s, look_alike_s = list(s[: len(harmful)]), list(s[len(harmful) :])
+    separation = auc(harmful_s, look_alike_s)
     drift = float(np.mean(answer_drift(lm, adapter, drift_on, token_budget, told(len(prompts)))))
-    return ValidationScore(separation, drift, separation - drift_weight * drift)
+    return ValidationScore(separation, drift, separation - drift_weight * drift, harmful_s, look_alike_s)

@@ -54,6 +54,7 @@ def trained(monkeypatch):
             raise ArithmeticError("too fast")
         run = RunDir.create(folder, resolved(on_this_machine(config)))
         found = {"auc": 0.5 + rate, "drift": 0.1, "score": 0.4 + rate}
+        found |= {"auc_low": 0.4 + rate, "auc_high": 0.6 + rate, "auc_n": 160}
         point = {"best_step": 20, "num_parameters": 7, "threshold": 0.5, "training_seconds": 2.0, "validation": found}
         run.write_text("operating_point.json", json.dumps(point))
         if "train" not in run.stages():
@@ -139,6 +140,47 @@ def test_a_cell_again_stands_beside_its_committed_row(trained, tmp_path):
     assert again["again"]
     assert again["metrics"]["refusal_auc"]["value"] == 0.8
     assert not before["metrics"]
+
+
+def test_the_command_runs_a_cell_again_and_prints_both_rows(trained, monkeypatch, tmp_path, capsys):
+    """`--rerun CELL`, as a table and with `--json`, on a study of two cells."""
+    pytest.importorskip("pyarrow")
+    (tmp_path / "tiny.toml").write_text('[[grid]]\n"training.learning_rate" = [0.02, 0.006]\n"training.steps" = [7]\n')
+    monkeypatch.setattr(methods, "studies", lambda: {"tiny": tmp_path / "tiny.toml"})
+    monkeypatch.setattr(methods, "RESULTS", tmp_path / "results")
+    first, second = load_study(tmp_path / "tiny.toml")
+    methods.run("tiny", tmp_path / "runs", None, results=tmp_path / "results")
+    cells = [r for r in studying.read_table(tmp_path / "results" / "tiny.parquet") if r["cell"]]
+    assert [(r["validation_auc"], r["validation_auc_low"], r["validation_auc_n"]) for r in cells] == [
+        (pytest.approx(0.5 + rate), pytest.approx(0.4 + rate), 160) for rate in (0.02, 0.006)
+    ]
+    old = methods.committed(tmp_path / "results")
+    for row in old:
+        if row.get("validation"):
+            row["validation"] = {k: row["validation"][k] for k in ("auc", "drift", "score")}  # as rows of before have it
+    (tmp_path / "results" / "tiny.json").write_text(json.dumps(old))
+    capsys.readouterr()
+    assert methods.main(["--rerun", first.name[:6], "--json"]) == 0
+    before, again = json.loads(capsys.readouterr().out)
+    assert before == next(row for row in old if row.get("cell") == first.name)
+    assert (again["cell"], again["again"], again["validation"]["auc_n"]) == (first.name, True, 160)
+    assert methods.main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == old
+    monkeypatch.setenv("COLUMNS", "250")
+    for cell, figure in ((first, "0.520 [0.420, 0.620]"), (second, "0.506 [0.406, 0.606]")):  # chosen or not
+        assert methods.main(["--rerun", cell.name]) == 0
+        committed, anew = (line for line in capsys.readouterr().out.splitlines() if "tiny" in line)
+        assert figure in anew
+        assert "again" in anew
+        assert figure[:5] in committed
+        assert figure not in committed
+    (tmp_path / "results" / "tiny.json").unlink()
+    assert methods.main(["--rerun", second.name, "--json"]) == 0
+    assert [row["cell"] for row in json.loads(capsys.readouterr().out)] == [second.name], "none is committed: the new row alone"
+    (tmp_path / "tiny.toml").write_text('[[grid]]\n"training.learning_rate" = [0.06]\n')
+    (failing,) = load_study(tmp_path / "tiny.toml")
+    assert methods.main(["--rerun", failing.name]) == 2
+    assert "again, failed: ArithmeticError: too fast" in capsys.readouterr().out
 
 
 def test_the_command_prints_rows_and_says_what_is_wrong(monkeypatch, tmp_path, capsys):

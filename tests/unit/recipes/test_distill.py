@@ -1,9 +1,14 @@
 """How a run starts: what cannot start leaves the folder as it was."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from softguard.core import Verdict
 from softguard.data import PromptRow
 from softguard.errors import CompatibilityError, ConfigError, DataError, SourceError
+from softguard.evaluation.statistics import auc, auc_estimate
 from softguard.guards import load_guard
 from softguard.recipes import distill as distilling
 from softguard.recipes.config import load_config, resolved
@@ -11,6 +16,7 @@ from softguard.recipes.distill import Parts
 from softguard.recipes.prompts import RunPrompts
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
+from softguard.training import ValidationScore
 from tests.fakes import KeywordGuard, tiny_model
 
 
@@ -128,6 +134,58 @@ def test_what_does_not_go_together_is_refused_before_a_draft(settings, error, sa
     with pytest.raises(error, match=said):
         distilling.distill(load_config(None, ["teacher.guard=keyword", *settings]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_category_of_a_policy_is_said_before_a_model_is_loaded(monkeypatch, tmp_path):
+    file = tmp_path / "policy.toml"
+    file.write_text('[categories]\nalarming_words = { action = "keep" }\n')
+    monkeypatch.setattr(distilling, "run_prompts", lambda config, data_dir: RunPrompts(rows(["harmful", "benign"]), ALL, []))
+    monkeypatch.setattr(distilling, "load_base", lambda config: pytest.fail("loaded"))
+    given = ["teacher.guard=keyword", f"teacher.policy={file}"]
+    with pytest.raises(ConfigError) as raised:
+        distilling.distill(load_config(None, given), tmp_path / "run")
+    expected, found, todo = str(raised.value).split("; ")
+    assert "a category among alarming_word" in expected
+    assert "'alarming_words' in" in found
+    assert todo == "did you mean 'alarming_word'?"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("p_safe", [float("nan"), 1.5, -0.1])
+def test_a_guard_that_gives_no_probability_stops_the_run_at_the_first_shard(p_safe, monkeypatch, tmp_path):
+    """It reads drafts, so that nothing can be known of it before; no more than a shard is spent."""
+
+    class Wrong(KeywordGuard):
+        asked = 0
+
+        def judge(self, conversations):
+            Wrong.asked += 1
+            return [Verdict(p_safe=p_safe) for _ in conversations]
+
+    lm = tiny_model()
+    parts = Parts(load_config(None), lm, GuardedSystem(lm, Wrong()), RunPrompts(rows(["harmful", "benign"]), ALL, []))
+    monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(distilling, "load_parts", lambda config, data_dir: replace(parts, config=config))
+    monkeypatch.setattr(distilling, "train", lambda *given: pytest.fail("trained"))
+    with pytest.raises(DataError, match=r"expected p_safe in \[0, 1\]; found .*; correct the guard's score rule"):
+        distilling.distill(load_config(None, ["teacher.max_new_tokens=2", "adapter.num_virtual_tokens=3"]), tmp_path / "run")
+    assert Wrong.asked == 1
+
+
+def test_an_interval_of_the_validation_is_over_families():
+    rng = np.random.default_rng(0)
+    s = rng.normal(size=(2, 20)) + np.array([[1.0], [0.0]])
+    told = [PromptRow(f"h{i}", "hi", "harmful", "softguard", split="validation") for i in range(20)]
+    told += [PromptRow(f"l{i}", "hi", "look_alike", "softguard", look_alike_of=f"h{i}", split="validation") for i in range(20)]
+    best = ValidationScore(auc(s[0], s[1]), 0.1, 0.5, list(s[0]), list(s[1]))
+    found = distilling.auc_interval(best, told)
+    ends = auc_estimate(s[0], s[1], 0, range(20), range(20)).interval
+    assert found == {"auc_low": ends.low, "auc_high": ends.high, "auc_n": 40}
+    alone = [replace(row, look_alike_of=None) for row in told]
+    assert distilling.auc_interval(best, alone) != found
+    assert 0 <= found["auc_low"] < best.auc < found["auc_high"] <= 1
+    assert best.to_dict() == {"auc": best.auc, "drift": 0.1, "score": 0.5}
+    assert distilling.auc_interval(ValidationScore(**best.to_dict()), told) == {}  # of a checkpoint of before
 
 
 def test_a_policy_goes_with_the_run_and_another_one_is_refused(monkeypatch, tmp_path):

@@ -65,6 +65,9 @@ def test_from_a_config_to_a_measured_student(kind, house):
     run = distilling.distill(config, folder / "run")
     point = json.loads((run.path / "operating_point.json").read_text())
     assert point["num_parameters"] > 0
+    validation = point["validation"]
+    assert 0 <= validation["auc_low"] <= validation["auc"] <= validation["auc_high"] <= 1
+    assert validation["auc_low"] < validation["auc_high"]
     loaded = load_run(run.path)
     assert loaded.adapter.config == config.adapter
     start = ADAPTERS.get(kind).create(config.adapter, lm, config.training.seed)
