@@ -32,5 +32,4 @@ def test_commands_parse_and_their_settings_load(line):
 
 
 def test_other_settings_load():
-    assert len(SET) == 1
-    assert load_config(None, SET).adapter.kind == "kv_prefix"
+    assert [load_config(None, [one]).adapter.kind for one in SET] == ["soft_prompt", "kv_prefix"]
