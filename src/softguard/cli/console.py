@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is first imported: a library's bars would cut through ours
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, which tells of a kernel on the hub
 out = Console()
 err = Console(stderr=True)
 
