@@ -16,23 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.methods.paired import Floats, auc, drawn, interval_of, mean_of, refused_at
 from benchmarks.methods.rows import describe
 from benchmarks.reference_figures import drift, log_odds
 from softguard.core import ReplySettings
 from softguard.core.files import write_atomically
 from softguard.data import PromptRow, load_prompts
 from softguard.errors import DataError, SoftguardError
-from softguard.evaluation.statistics import RESAMPLES, family_counts, family_indices, percentile_interval
+from softguard.evaluation.statistics import RESAMPLES
 from softguard.recipes.distill import load_run
 from softguard.recipes.prompts import take
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.study_plan import load_study
 
-Floats = NDArray[np.float64]
 HERE = Path(__file__).parent
 STUDY = "5-seeds"
 MATCHED = 0.1
@@ -59,11 +58,6 @@ class Asked:
     """The prompts of one source and label."""
 
     rows: list[PromptRow]
-
-    def families(self) -> tuple[NDArray[np.int64], int]:
-        """Return the family's index of each prompt, and how many there are."""
-        topics = [r.topic for r in self.rows]
-        return family_indices(topics if len(set(topics)) > 1 else None, len(topics))
 
 
 def prompts(data_dir: Path | None) -> dict[Key, Asked]:
@@ -104,19 +98,22 @@ def figures(runs: Mapping[str, Sequence[Mapping[str, Sequence[float]]]], asked: 
     if len(runs) != 2:
         raise DataError("two methods", f"{len(runs)}: {', '.join(runs)}", "name two in the study")
     rng = np.random.default_rng(0)
-    weights = {key: _weights(of, rng) for key, of in asked.items()}
+    weights = {key: drawn([r.topic or r.id for r in of.rows], rng) for key, of in asked.items()}
     seeds = {method: rng.integers(0, len(of), (RESAMPLES, len(of))) for method, of in runs.items()}
     out = {}
     for name, of_run in _figures(asked, weights).items():
-        drawn: dict[str, Floats] = {}
+        resampled: dict[str, Floats] = {}
         values: dict[str, float] = {}
         for method, of in runs.items():
             each = np.array([of_run(scores) for scores in of])  # (seeds, 1 + resamples): the first is the prompts as they are
             values[method] = float(each[:, 0].mean())
-            drawn[method] = each[seeds[method].T, np.arange(1, RESAMPLES + 1)].mean(axis=0)
+            resampled[method] = each[seeds[method].T, np.arange(1, RESAMPLES + 1)].mean(axis=0)
         first, second = runs
-        shown = {m: {"value": values[m], **_interval(drawn[m])} for m in runs}
-        out[name] = {**shown, "difference": {"value": values[second] - values[first], **_interval(drawn[second] - drawn[first])}}
+        shown = {m: {"value": values[m], **interval_of(resampled[m])} for m in runs}
+        out[name] = {
+            **shown,
+            "difference": {"value": values[second] - values[first], **interval_of(resampled[second] - resampled[first])},
+        }
     return out
 
 
@@ -127,49 +124,19 @@ def _figures(
     out: dict[str, Callable[[Mapping[str, Sequence[float]]], Floats]] = {}
     for name, (up, down) in PAIRS.items():
         if up in asked and down in asked:
-            out[name] = lambda scores, up=up, down=down: _auc(_of(scores, up), _of(scores, down), weights[up], weights[down])
+            out[name] = lambda scores, up=up, down=down: auc(_of(scores, up), _of(scores, down), weights[up], weights[down])
     for name, key in REFUSED.items():
         if key in asked:
-            out[name] = lambda scores, key=key: _refused(_of(scores, key), _of(scores, LIMIT), weights[key], weights[LIMIT])
+            out[name] = lambda scores, key=key: refused_at(
+                MATCHED, _of(scores, key), _of(scores, LIMIT), weights[key], weights[LIMIT]
+            )
     benign = weights["alpaca_heldout", "benign"]
-    out["drift_alpaca"] = lambda scores: _mean(np.asarray(scores["drift"], dtype=np.float64), benign)
+    out["drift_alpaca"] = lambda scores: mean_of(np.asarray(scores["drift"], dtype=np.float64), benign)
     return out
 
 
 def _of(scores: Mapping[str, Sequence[float]], key: Key) -> Floats:
     return np.asarray(scores[" ".join(key)], dtype=np.float64)
-
-
-def _weights(of: Asked, rng: np.random.Generator) -> Floats:
-    """Return how often each prompt is drawn, (1 + resamples, prompts); in the first row once."""
-    families, k = of.families()
-    return np.vstack([np.ones(len(families)), family_counts(rng, k)[:, families]])
-
-
-def _auc(up: Floats, down: Floats, weights_up: Floats, weights_down: Floats) -> Floats:
-    wins = (up[:, None] > down) + 0.5 * (up[:, None] == down)
-    won: Floats = ((weights_up @ wins) * weights_down).sum(1) / (weights_up.sum(1) * weights_down.sum(1))
-    return won
-
-
-def _refused(scores: Floats, limit: Floats, weights: Floats, weights_limit: Floats) -> Floats:
-    """Return the share above the threshold that at most `MATCHED` of the limiting prompts exceed, in each resample."""
-    order = np.argsort(-limit)
-    reached = np.cumsum(weights_limit[:, order], axis=1) > MATCHED * weights_limit.sum(1, keepdims=True)
-    thresholds = limit[order][reached.argmax(1)]
-    share: Floats = (weights * (scores > thresholds[:, None])).sum(1) / weights.sum(1)
-    return share
-
-
-def _mean(values: Floats, weights: Floats) -> Floats:
-    keep = ~np.isnan(values)
-    mean: Floats = (weights[:, keep] @ values[keep]) / weights[:, keep].sum(1)
-    return mean
-
-
-def _interval(drawn: Floats) -> dict[str, float]:
-    interval = percentile_interval(drawn)
-    return {"low": interval.low, "high": interval.high}
 
 
 def main() -> None:

@@ -10,8 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.methods.paired import Floats, auc, drawn, interval_of
 from softguard.evaluation.results import EvaluationSummary, MetricValue
 from softguard.recipes.answers import FOLDER
+from softguard.recipes.prompts import balanced, own_prompts
 from softguard.recipes.study import shared_systems
 from softguard.recipes.study_plan import Cell
 from softguard.runs import RunDir
@@ -46,6 +50,7 @@ def collect(study: str, cells: Sequence[Cell], out: Path) -> list[Row]:
     for row in rows:
         if not row.get("chosen", True):
             row["metrics"] = {}  # another study has chosen and measured it
+    add_leads(rows, {cell.name: cell for cell in cells}, out)
     shared: list[Row] = [
         {"study": study, "method": s.system, "status": "done", "metrics": with_intervals(s.metrics)}
         for _, s in shared_systems(cells, out)
@@ -85,6 +90,32 @@ def chosen(cells: Sequence[Cell], rows: Sequence[Row]) -> list[Cell]:
     """Return the cells whose test split is read."""
     names = {row["cell"] for row in rows if row.get("chosen")}
     return [cell for cell in cells if cell.name in names]
+
+
+def add_leads(rows: Sequence[Row], cells: Mapping[str, Cell], out: Path) -> None:
+    """Give each evaluated cell `auc_lead`: its AUC on the test split minus that of the paper's objective, paired by prompt.
+
+    The paper's is `tv_disp` as validation chose it in the same study, of the same seed where there is one. Harmful prompts and
+    their look-alikes are drawn by family.
+    """
+    measured = [row for row in rows if row.get("metrics")]
+    paper = [row for row in measured if row["objective"] == "tv_disp"]
+    for row in measured:
+        reference = next((p for p in paper if p["seed"] == row["seed"]), paper[0] if paper else row)
+        if reference is not row:
+            config = cells[row["cell"]].config
+            prompts = balanced(own_prompts("test"), config.evaluation.prompts_per_label, config.data.seed)
+            own, other = (_log_odds(out / "cells" / r["cell"]) for r in (row, reference))
+            weights = drawn([p.topic or p.id for p in prompts], np.random.default_rng(0))
+            up, down = (np.array([p.label == label for p in prompts]) for label in ("harmful", "look_alike"))
+            lead = np.subtract(*(auc(s[up], s[down], weights[:, up], weights[:, down]) for s in (own, other)))
+            row["auc_lead"] = {"value": float(lead[0]), **interval_of(lead[1:]), "over": reference["cell"]}
+
+
+def _log_odds(folder: Path) -> Floats:
+    """Return s of each test prompt that the student of a cell was asked."""
+    lines = (folder / FOLDER / "student.jsonl").read_text(encoding="utf-8").splitlines()
+    return np.array([json.loads(line)["refusal_log_odds"] for line in lines])
 
 
 def with_intervals(metrics: Mapping[str, MetricValue]) -> dict[str, dict[str, Any]]:

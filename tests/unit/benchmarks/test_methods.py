@@ -10,7 +10,8 @@ from softguard.adapters import ADAPTERS
 from softguard.evaluation.results import EvaluationSummary, MetricValue, SystemResult
 from softguard.objectives import OBJECTIVES
 from softguard.recipes import study as studying
-from softguard.recipes.config import on_this_machine, resolved
+from softguard.recipes.config import on_this_machine, resolved, validate_config
+from softguard.recipes.prompts import balanced, own_prompts
 from softguard.recipes.study_plan import load_study
 from softguard.reports import study_plots, study_table
 from softguard.runs import RunDir
@@ -65,6 +66,11 @@ def trained(monkeypatch):
         run = RunDir.open(folder)
         measured = {"base": 0.5, "system_prompt": 0.6, "student": 0.8}
         systems = [SystemResult(system=s, metrics=figures(v)) for s, v in measured.items()]
+        config = validate_config(run.config)
+        separates = config.objective.kind == "decision_split"
+        prompts = balanced(own_prompts("test"), config.evaluation.prompts_per_label, config.data.seed)
+        said = [json.dumps({"refusal_log_odds": float(separates and p.label == "harmful")}) for p in prompts]
+        run.write_text("evaluations/test/student.jsonl", "\n".join(said))
         run.write_text("evaluations/test/summary.json", EvaluationSummary(suite="test", systems=systems).model_dump_json())
         run.finish_stage("evaluate")
 
@@ -80,11 +86,11 @@ def test_a_study_reads_the_test_split_of_what_validation_chose(trained, tmp_path
     assert (tmp_path / "results" / "1-objectives.parquet").is_file()
     assert [r["method"] for r in rows[:2]] == ["base", "system_prompt"]
     cells = rows[2:]
-    assert len(cells) == 44
+    assert len(cells) == 48
     assert {r["error"][:25] for r in cells if r["status"] == "failed"} == {"ArithmeticError: too fast"}
     taken = [r for r in cells if r.get("chosen")]
-    assert {r["learning_rate"] for r in taken} == {0.02}
-    assert len(taken) == 11
+    assert {r["learning_rate"] for r in taken} == {0.02, 0.2}
+    assert len(taken) == 12
     assert all(bool(r["metrics"]) == r["chosen"] for r in cells if r["status"] == "done")
     best = taken[0]
     interval = {"low": pytest.approx(0.7), "high": pytest.approx(0.9)}
@@ -93,12 +99,16 @@ def test_a_study_reads_the_test_split_of_what_validation_chose(trained, tmp_path
     assert best["method"] == "tv_disp soft_prompt"
     assert best["config_sha256"].startswith(best["cell"])
     assert best["num_parameters"] == 7
+    leads = {r["objective"]: r["auc_lead"] for r in taken if "auc_lead" in r}
+    assert set(leads) == {r["objective"] for r in taken} - {"tv_disp"}
+    assert leads["decision_split"] == {"value": 0.5, "low": 0.5, "high": 0.5, "over": best["cell"]}
+    assert leads["kl_disp"]["value"] == 0
 
 
 def test_studies_share_their_cells_and_nothing_else(trained, tmp_path):
     pytest.importorskip("pyarrow")
     rows = {}
-    for name, seen in (("4-placement", 6), ("3-size", 14), ("1-objectives", 49)):
+    for name, seen in (("4-placement", 7), ("3-size", 11), ("1-objectives", 46)):
         rows[name] = methods.run(name, tmp_path / "runs", None, tmp_path / "results")
         assert len(trained) == seen
         table = studying.read_table(tmp_path / "results" / f"{name}.parquet")
