@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,7 +53,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setenv("SOFTGUARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(distilling, "load_base", lambda config: lm)
     monkeypatch.setattr(measuring, "load_guard", lambda name: HalfGuard())
-    monkeypatch.setattr(measuring, "load_judge", lambda name: None)
+    monkeypatch.setattr(measuring, "load_judge", lambda name: SimpleNamespace(name=name))
 
     return lambda name, threshold, seed=0: tiny_run(tmp_path / name, lm, threshold, REFUSAL, seed)
 
