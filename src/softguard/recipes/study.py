@@ -85,7 +85,8 @@ def run_study(
         write_table(cells, out)
         report("cells", ended, len(cells), {})
 
-    first, later = _by_teacher(pending)
+    names = {c.name for c in pending}
+    first, later = _by_teacher(pending, [c for c in cells if c.name not in names])
     cluster = Cluster(workers, address)
     if cluster.is_this_process:
         for cell in (*first, *later):
@@ -186,15 +187,17 @@ def _run_quietly(config: Mapping[str, Any], run: str, data_dir: str | None, with
     return run_cell(config, run, data_dir, with_test, lambda stage, done, total, figures: None)
 
 
-def _by_teacher(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
-    """Return one cell for each teacher and set of prompts, and the others."""
-    first: dict[str, Cell] = {}
-    for cell in cells:
+def _by_teacher(pending: Sequence[Cell], finished: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """Return one cell for each teacher and set of prompts whose drafts no finished cell has sampled, and the others."""
+
+    def teacher(cell: Cell) -> str:
         config = on_this_machine(cell.config)
-        made_by = (config.model, config.teacher, config.data, config.training.drift_prompts)
-        first.setdefault(repr(made_by), cell)
+        return repr((config.model, config.teacher, config.data, config.training.drift_prompts))
+
+    sampled = {teacher(c) for c in finished}
+    first = {teacher(c): c for c in reversed(pending) if teacher(c) not in sampled}
     chosen = {c.name for c in first.values()}
-    return list(first.values()), [c for c in cells if c.name not in chosen]
+    return [c for c in pending if c.name in chosen], [c for c in pending if c.name not in chosen]
 
 
 def _finished(out: Path, cell: Cell, with_test: bool) -> bool:
