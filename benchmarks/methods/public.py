@@ -1,4 +1,4 @@
-"""The leaders on prompts of other sources than their training's: `benchmarks/methods/results/public.json`, and a table.
+"""The leaders on prompts of other sources than their training's: `benchmarks/methods/public.json`, and a table.
 
 python -m benchmarks.methods --run 5-seeds --data-dir ../shared/data     # trains them
 python -m benchmarks.methods.public --data-dir ../shared/data            # reads the public prompts, once
@@ -11,6 +11,7 @@ the base model, in nats a token, along the base model's greedy answers to benign
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +140,8 @@ def _of(scores: Mapping[str, Sequence[float]], key: Key) -> Floats:
     return np.asarray(scores[" ".join(key)], dtype=np.float64)
 
 
-def main() -> None:
-    """Measure what is not measured, print, write."""
+def main() -> int:
+    """Measure what is not measured, print, write; 2 where something is wrong."""
     parser = argparse.ArgumentParser(
         "benchmarks.methods.public", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,26 +149,31 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of the public sets; SOFTGUARD_DATA by default")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     arguments = parser.parse_args()
-    asked = prompts(arguments.data_dir)
-    runs: dict[str, list[dict[str, list[float]]]] = {}
-    cells: dict[str, list[str]] = {}
-    for cell in load_study(HERE / f"{STUDY}.toml"):
-        folder = arguments.runs / "cells" / cell.name
-        kept = folder / "public.json"
-        if not kept.exists():
-            write_atomically(kept, json.dumps(measure(folder, asked, arguments.max_new_tokens)))
-        method = describe(cell)["objective"]
-        runs.setdefault(method, []).append(json.loads(kept.read_text(encoding="utf-8")))
-        cells.setdefault(method, []).append(cell.name)
+    try:
+        asked = prompts(arguments.data_dir)
+        runs: dict[str, list[dict[str, list[float]]]] = {}
+        cells: dict[str, list[str]] = {}
+        for cell in load_study(HERE / f"{STUDY}.toml"):
+            folder = arguments.runs / "cells" / cell.name
+            kept = folder / "public.json"
+            if not kept.exists():
+                write_atomically(kept, json.dumps(measure(folder, asked, arguments.max_new_tokens)))
+            method = describe(cell)["objective"]
+            runs.setdefault(method, []).append(json.loads(kept.read_text(encoding="utf-8")))
+            cells.setdefault(method, []).append(cell.name)
+    except SoftguardError as error:
+        print(error, file=sys.stderr)
+        return 2
     found = figures(runs, asked)
     counts = {" ".join(key): len(of.rows) for key, of in asked.items()}
     told = {"study": STUDY, "cells": cells, "prompts": counts, "matched_over_refusal": MATCHED, "figures": found}
-    write_atomically(HERE / "results" / "public.json", json.dumps(told, indent=1) + "\n")
+    write_atomically(HERE / "public.json", json.dumps(told, indent=1) + "\n")
     table = Table("figure", *runs, "difference")
     for name, of in found.items():
         table.add_row(name, *(f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in of.values()))
     Console().print(table)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
