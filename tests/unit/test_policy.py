@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from softguard.adapters import SoftPrompt, SoftPromptConfig
+from softguard.adapters import ADAPTERS, SoftPrompt, SoftPromptConfig
 from softguard.core import Conversation, ReplySettings, Verdict
 from softguard.errors import ConfigError, DataError
 from softguard.objectives import OBJECTIVES
@@ -29,6 +29,10 @@ PAIR = Conversation.from_prompt("hello")
 
 def soften(conversation: Conversation, response: str) -> str:
     return response.replace("damn ", "")
+
+
+def shorten(conversation: Conversation, response: str) -> str:
+    return response[0] + " ok"
 
 
 def silent(conversation: Conversation, response: str) -> str:
@@ -198,3 +202,54 @@ def test_a_row_whose_outcomes_are_all_below_the_floor_still_decides(world):
     alone = objective_input(system.lm, adapter, sequence, rows, [5, 6], 2048)
     assert torch.allclose(batch.first_logits, alone.first_logits, atol=1e-5)
     assert batch.refusal.row.unique().tolist() == [2]  # the likelier of row 1; row 0 has its one outcome of weight 0
+
+
+class Insulted(Sorting):
+    """p_safe 0.9, and an insult for the rest."""
+
+    fingerprint = "insulted-1"
+
+    def judge(self, conversations):
+        return [Verdict(0.9, {"insult": 0.1}) for _ in conversations]
+
+
+@pytest.fixture(scope="module")
+def rewritten(tmp_path_factory):
+    """Answers that are kept with 0.9, and else rewritten from the second token on; the base model is sure of the first."""
+    folder = tmp_path_factory.mktemp("rewriting")
+    lm = tiny_model(seed=1)
+    with torch.no_grad():
+        lm.network.model.norm.weight.mul_(5)
+    system = GuardedSystem(lm, Insulted(), "Sorry.", policy(folder, POLICY.replace(":soften", ":shorten")))
+    ids = [f"i{i}" for i in range(12)]
+    conversations = [Conversation.from_prompt(p) for p in ids]
+    greedy = TeacherSettings(max_new_tokens=4, temperature=0.0)
+    records = TeacherCache(folder / "cache", system, greedy).records(ids, conversations)
+    render = system.renderer.render
+    examples = [Example(render(c), r, True, c) for c, r in zip(conversations, records, strict=True) if r.response[0].isascii()]
+    assert len(examples) >= 4
+    assert all(e.record.outcomes[-1].response_ids[0] == e.record.response_ids[0] for e in examples)
+    return system, examples
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rewriting_becomes_likelier_and_what_it_shares_with_the_answer_does_not_fall(rewritten, name):
+    system, examples = rewritten
+    adapter = ADAPTERS.get("lora").create(config_class(ADAPTERS.get("lora"))(), system.lm, 0)  # begins as the base model
+    factory = OBJECTIVES.get(name)
+    objective = factory(config_class(factory)(kind=name))
+    optimiser = torch.optim.Adam(adapter.parameters(), 3e-3)
+    refusal = [*system.renderer.encode_response("Sorry."), system.lm.turn_end_id]
+    first, whole = [], []
+    for _ in range(12):
+        batch = objective_input(system.lm, adapter, objective, examples, refusal, 2048)
+        firsts = batch.answer.targets[batch.answer.position == 0]
+        first.append(torch.softmax(batch.first_logits, -1)[torch.arange(len(firsts)), firsts].detach())
+        said = batch.refusal.sum_by_row(batch.refusal.observed_log_probs(), len(batch.outcomes.weight))
+        whole.append(float(said[batch.outcomes.weight > 0].mean()))
+        optimiser.zero_grad()
+        objective(batch).loss.backward()
+        optimiser.step()
+    assert first[0].min() > 0.15  # more than the rewriting's weight: what a target of 0.1 would pull down
+    assert first[-1].mean() > first[0].mean()
+    assert whole[-1] > whole[0] + 0.5
