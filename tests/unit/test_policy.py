@@ -14,6 +14,7 @@ from softguard.teacher import GuardedSystem, Outcome, TeacherCache, TeacherSetti
 from softguard.teacher.policy import UNKNOWN_TEXT
 from softguard.training import Example, TrainingConfig, train
 from softguard.training.forward import objective_input
+from softguard.training.on_policy import OnPolicy
 from tests.fakes import tiny_model
 
 KNOWN = {"violence", "advice", "insult", "news"}
@@ -187,6 +188,21 @@ def test_every_distillation_objective_learns_what_to_say_instead(world, tmp_path
     said = [row["nll_refusal_2"] for row in result.history]  # of "o" or " "
     assert all(torch.isfinite(torch.tensor(said)))
     assert fraction or said[-1] < said[0]
+
+
+@pytest.mark.parametrize("text", ["Sorry.", "No. Please call for help.", UNKNOWN_TEXT])
+def test_a_student_that_says_any_text_of_the_policy_keeps_the_draft(world, text):
+    """A harmless text would become the answer to a prompt whose draft has another outcome: it would teach not to refuse."""
+    system, examples = world
+    adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=4), system.lm, 0)
+    config = TrainingConfig(steps=1, batch_size=6, on_policy_fraction=1.0, on_policy_tokens=3)
+    refusal = [*system.renderer.encode_response("Sorry."), system.lm.turn_end_id]
+    objective = OBJECTIVES.get("tv_disp")(config_class(OBJECTIVES.get("tv_disp"))())
+    fresh = OnPolicy(system.lm, adapter, objective, system, config, refusal)
+    assert all(fresh._declines(e, text + " Really.", False) and fresh._declines(e, text[:2], True) for e in examples)
+    assert not any(fresh._declines(e, "Call for help.", False) for e in examples)
+    fresh._renderer.decode = lambda ids: "Sorry." if list(ids) == refusal else text
+    assert all(a is b for a, b in zip(fresh.draw([examples], 0, []).batches[0], examples, strict=True))
 
 
 def test_a_row_whose_outcomes_are_all_below_the_floor_still_decides(world):

@@ -53,6 +53,11 @@ class GuardedSystem:
         return "guarded"
 
     @property
+    def fixed_texts(self) -> frozenset[str]:
+        """All that it says instead of drafts, whatever they are: the refusal, and what a policy names beside it."""
+        return frozenset({self.refusal_text}) | (self.policy.fixed_texts if self.policy else frozenset())
+
+    @property
     def context(self) -> int | None:
         """The most tokens that prompt and answer may have together."""
         return self.lm.context

@@ -96,6 +96,12 @@ class Policy:
         """The hash of what it says, but for what is called."""
         return hashlib.sha256(repr((self.config.model_dump_json(), self.refusal_text)).encode()).hexdigest()
 
+    @property
+    def fixed_texts(self) -> frozenset[str]:
+        """All that it says instead of answers, rewritings apart."""
+        actions = (self.config.default, *self.config.categories.values())
+        return frozenset(self._fixed(a) for a in actions if a.action in ("refuse", "answer_unknown"))
+
     def decide(self, conversation: Conversation, response: str, verdict: Verdict) -> Decided:
         """Return what the guarded system says of a graded response, and how probably. The first outcome is the default's.
 
@@ -129,6 +135,10 @@ class Policy:
             return text
         if action.action == "keep":
             return None
+        return self._fixed(action)
+
+    def _fixed(self, action: ActionConfig) -> str:
+        """Return what refuse or answer_unknown says."""
         return action.text or (self.refusal_text if action.action == "refuse" else UNKNOWN_TEXT)
 
 
