@@ -8,7 +8,9 @@ import torch
 from softguard.adapters import ADAPTERS, SoftPrompt, SoftPromptConfig
 from softguard.core import Conversation, ReplySettings, Verdict
 from softguard.errors import ConfigError, DataError
+from softguard.evaluation.metrics import refuses
 from softguard.objectives import OBJECTIVES
+from softguard.recipes.student import ModelSystem
 from softguard.registry import config_class
 from softguard.teacher import GuardedSystem, Outcome, TeacherCache, TeacherSettings, load_policy
 from softguard.teacher.policy import UNKNOWN_TEXT
@@ -135,6 +137,19 @@ def test_the_teacher_says_what_the_policy_names_as_often_as_it_weighs(tmp_path):
         (0.999, UNKNOWN_TEXT),
     ]
     assert [system._instead(mixed, u) for u, _ in draws] == [text for _, text in draws]
+
+
+def test_a_reply_says_what_of_its_policy_is_no_refusal(tmp_path):
+    system = GuardedSystem(tiny_model(), Sorting(), "Sorry.", policy(tmp_path))
+    ids = [str(i) for i in range(8)]
+    for letter, refused in (("v", True), ("d", False)):  # a text of `refuse`, and "I do not know"
+        replies = system.respond([Conversation.from_prompt(letter)] * 8, ids, ReplySettings(1))
+        replaced = [r for r in replies if r.replaced]
+        assert replaced
+        assert [refuses(r) for r in replaced] == [refused] * len(replaced)
+        assert all(dict(r.instead) == ({} if refused else {UNKNOWN_TEXT: pytest.approx(0.9)}) for r in replies)
+        student = ModelSystem("student", system.lm, refusal_text="Sorry.", policy_refusals=system.policy.config.refusals)
+        assert student.says_refusal(replaced[0].text, False) == refused  # the same rule
 
 
 @pytest.fixture(scope="module")

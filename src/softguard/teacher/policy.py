@@ -59,6 +59,11 @@ class PolicyConfig(BaseModel):
     default: ActionConfig = ActionConfig(action="refuse")
     categories: dict[str, ActionConfig] = Field(min_length=1)
 
+    @property
+    def refusals(self) -> frozenset[str]:
+        """The texts of its refuse actions that have one of their own."""
+        return frozenset(a.text for a in (self.default, *self.categories.values()) if a.action == "refuse" and a.text)
+
 
 @dataclass(frozen=True)
 class Decided:
@@ -153,14 +158,7 @@ def load_policy(path: Path, refusal_text: str, known: Collection[str] | None) ->
     Raises:
         ConfigError: no such file, no TOML, an unknown key, action or category, a text or callable that is missing or too many.
     """
-    try:
-        config = PolicyConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError("a policy: default and categories, each an action", f"{path}: {where}", first["msg"]) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError("a policy file, in TOML", f"{path}: {error}", "correct the file") from error
+    config = read_policy(path)
     if known is None:
         raise ConfigError("a guard that tells its categories", "one that does not", "take another guard, or no policy")
     for category in config.categories:
@@ -169,6 +167,22 @@ def load_policy(path: Path, refusal_text: str, known: Collection[str] | None) ->
             hint = f"did you mean {near[0]!r}?" if near else "name one of these"
             raise ConfigError(f"a category among {', '.join(sorted(known)) or 'none'}", f"{category!r} in {path}", hint)
     return Policy.create(config, refusal_text)
+
+
+def read_policy(path: Path) -> PolicyConfig:
+    """Return what a file says; its categories and callables are not looked at.
+
+    Raises:
+        ConfigError: no such file, no TOML, an unknown key or action, a text or callable that is missing or too many.
+    """
+    try:
+        return PolicyConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError("a policy: default and categories, each an action", f"{path}: {where}", first["msg"]) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError("a policy file, in TOML", f"{path}: {error}", "correct the file") from error
 
 
 def _imported(reference: str) -> Rewriter:
