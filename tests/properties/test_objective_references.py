@@ -328,8 +328,37 @@ def test_two_outcomes_against_their_formula():
     target = [alpha * a + 0.5 * (v == S) + 0.2 * (v == 4) for v, a in enumerate(p)]
     expected = divergence("forward_kl", target, q) + 0.5 * nll[0] + 0.2 * nll[1]
     assert made("forward_kl")(batch).loss.item() == pytest.approx(expected, abs=1e-9)
-    # the decision split: a cross-entropy over {S, 4, any other}, and the KL without both
+    # the decision split: a cross-entropy against the same mixture over {S, 4, any other}, and the KL without both
     rest = [[x / (1 - r[S] - r[4]) for v, x in enumerate(r) if v not in (S, 4)] for r in (p, q)]
-    expected = -(0.5 * math.log(q[S]) + 0.2 * math.log(q[4]) + 0.3 * math.log(1 - q[S] - q[4]))
-    expected += 0.3 * divergence("forward_kl", *rest) + 0.2 * (0.5 * nll[0] + 0.2 * nll[1] / 2)
+    other = 1 - target[S] - target[4]
+    expected = -(target[S] * math.log(q[S]) + target[4] * math.log(q[4]) + other * math.log(1 - q[S] - q[4]))
+    expected += 0.3 * (1 - p[S] - p[4]) * divergence("forward_kl", *rest) + 0.2 * (0.5 * nll[0] + 0.2 * nll[1] / 2)
     assert made("decision_split")(batch).loss.item() == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "tokens", "weights", "run_s"),
+    [
+        (0.9, [1], [0.1], S),  # a rewriting with y's first token
+        (0.9, [1], [0.1], 1),  # which is the run's own refusal's, too
+        (0.2, [1, S, 4], [0.5, 0.3, 0.0], S),  # the last has no weight: 4 is a token as any other
+        (1.0, [4], [0.0], S),  # nothing but y, and the default begins otherwise than the refusal
+    ],
+)
+def test_the_decision_split_of_a_shared_first_token_is_the_sequence_kl(alpha, tokens, weights, run_s):
+    """lambda = T_y, mu = T_r - 1 = 1: the dense forward KL up to the entropy of what decides, so that it rests at the teacher."""
+    base, states, said = random(0, 2, V), random(1, 2, V), random(2, 2 * len(tokens), V)
+    said[::2] = states[0]
+    numbers = torch.arange(len(tokens))
+    answer = Branch(IDENTITY, states, torch.tensor([1, 3]), torch.zeros(2, dtype=torch.long), torch.arange(2), base)
+    targets = torch.tensor([v for token in tokens for v in (token, 0)])
+    refusal = Branch(IDENTITY, said, targets, numbers.repeat_interleave(2), torch.arange(2).repeat(len(tokens)))
+    policy = Outcomes(torch.zeros_like(numbers), torch.tensor(weights, dtype=torch.float64), torch.tensor(tokens))
+    given = torch.tensor([alpha], dtype=torch.float64)
+    batch = ObjectiveInput(given, answer, refusal, states[:1], base[:1], run_s, policy=policy)
+    p = torch.softmax(base, -1)[0].tolist()
+    decide = {t for t, w in zip(tokens, weights, strict=True) if w > 0} or set(tokens)
+    t = {v: alpha * p[v] + sum(w for x, w in zip(tokens, weights, strict=True) if x == v) for v in decide}
+    entropy = -sum(x * math.log(x) for x in [*t.values(), 1 - sum(t.values())] if x > 0)
+    split = made("decision_split", answer_weight=2.0, refusal_weight=1.0)(batch).loss.item()
+    assert split == pytest.approx(made("forward_kl", reduction="sum")(batch).loss.item() + entropy, abs=1e-9)

@@ -140,6 +140,8 @@ def test_a_student_that_declines_keeps_the_draft_that_says_whether_it_was_right(
     assert not fresh._declines(examples[0], "So you want", True)
     named = replace(examples[0], record=replace(examples[0].record, outcomes=(Outcome("I do not know.", (1,), 1.0),)))
     assert fresh._declines(named, "I do not know. Really.", False)
+    assert fresh._declines(named, "Sorry. No.", False)  # the run's refusal, though this draft's outcome is another
+    assert not fresh._declines(examples[0], "I do not know. Really.", False)
     fresh._renderer.decode = lambda ids: "Sorry."
     assert all(a is b for a, b in zip(fresh.draw([examples[:4]], 0, []).batches[0], examples[:4], strict=True))
 
@@ -173,6 +175,8 @@ def test_a_reward_that_is_no_probability_stops_before_the_step(world, tmp_path, 
     lm, examples, refusal = world
 
     class Wrong:
+        fixed_texts = frozenset()
+
         def weigh(self, conversations, responses):
             return [Weighed(reward, reward, {}) for _ in responses]
 

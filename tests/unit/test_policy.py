@@ -5,15 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from softguard.adapters import SoftPrompt, SoftPromptConfig
+from softguard.adapters import ADAPTERS, SoftPrompt, SoftPromptConfig
 from softguard.core import Conversation, ReplySettings, Verdict
 from softguard.errors import ConfigError, DataError
+from softguard.evaluation.metrics import refuses
 from softguard.objectives import OBJECTIVES
+from softguard.recipes.student import ModelSystem
 from softguard.registry import config_class
 from softguard.teacher import GuardedSystem, Outcome, TeacherCache, TeacherSettings, load_policy
 from softguard.teacher.policy import UNKNOWN_TEXT
 from softguard.training import Example, TrainingConfig, train
 from softguard.training.forward import objective_input
+from softguard.training.on_policy import OnPolicy
 from tests.fakes import tiny_model
 
 KNOWN = {"violence", "advice", "insult", "news"}
@@ -29,6 +32,10 @@ PAIR = Conversation.from_prompt("hello")
 
 def soften(conversation: Conversation, response: str) -> str:
     return response.replace("damn ", "")
+
+
+def shorten(conversation: Conversation, response: str) -> str:
+    return response[0] + " ok"
 
 
 def silent(conversation: Conversation, response: str) -> str:
@@ -132,6 +139,19 @@ def test_the_teacher_says_what_the_policy_names_as_often_as_it_weighs(tmp_path):
     assert [system._instead(mixed, u) for u, _ in draws] == [text for _, text in draws]
 
 
+def test_a_reply_says_what_of_its_policy_is_no_refusal(tmp_path):
+    system = GuardedSystem(tiny_model(), Sorting(), "Sorry.", policy(tmp_path))
+    ids = [str(i) for i in range(8)]
+    for letter, refused in (("v", True), ("d", False)):  # a text of `refuse`, and "I do not know"
+        replies = system.respond([Conversation.from_prompt(letter)] * 8, ids, ReplySettings(1))
+        replaced = [r for r in replies if r.replaced]
+        assert replaced
+        assert [refuses(r) for r in replaced] == [refused] * len(replaced)
+        assert all(dict(r.instead) == ({} if refused else {UNKNOWN_TEXT: pytest.approx(0.9)}) for r in replies)
+        student = ModelSystem("student", system.lm, refusal_text="Sorry.", policy_refusals=system.policy.config.refusals)
+        assert student.says_refusal(replaced[0].text, False) == refused  # the same rule
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
@@ -185,6 +205,21 @@ def test_every_distillation_objective_learns_what_to_say_instead(world, tmp_path
     assert fraction or said[-1] < said[0]
 
 
+@pytest.mark.parametrize("text", ["Sorry.", "No. Please call for help.", UNKNOWN_TEXT])
+def test_a_student_that_says_any_text_of_the_policy_keeps_the_draft(world, text):
+    """A harmless text would become the answer to a prompt whose draft has another outcome: it would teach not to refuse."""
+    system, examples = world
+    adapter = SoftPrompt.create(SoftPromptConfig(num_virtual_tokens=4), system.lm, 0)
+    config = TrainingConfig(steps=1, batch_size=6, on_policy_fraction=1.0, on_policy_tokens=3)
+    refusal = [*system.renderer.encode_response("Sorry."), system.lm.turn_end_id]
+    objective = OBJECTIVES.get("tv_disp")(config_class(OBJECTIVES.get("tv_disp"))())
+    fresh = OnPolicy(system.lm, adapter, objective, system, config, refusal)
+    assert all(fresh._declines(e, text + " Really.", False) and fresh._declines(e, text[:2], True) for e in examples)
+    assert not any(fresh._declines(e, "Call for help.", False) for e in examples)
+    fresh._renderer.decode = lambda ids: "Sorry." if list(ids) == refusal else text
+    assert all(a is b for a, b in zip(fresh.draw([examples], 0, []).batches[0], examples, strict=True))
+
+
 def test_a_row_whose_outcomes_are_all_below_the_floor_still_decides(world):
     system, examples = world
     outcomes = tuple(Outcome(t, tuple(system.renderer.encode_response(t)), w) for t, w in (("No.", 0.3), ("Ask.", 0.4)))
@@ -198,3 +233,54 @@ def test_a_row_whose_outcomes_are_all_below_the_floor_still_decides(world):
     alone = objective_input(system.lm, adapter, sequence, rows, [5, 6], 2048)
     assert torch.allclose(batch.first_logits, alone.first_logits, atol=1e-5)
     assert batch.refusal.row.unique().tolist() == [2]  # the likelier of row 1; row 0 has its one outcome of weight 0
+
+
+class Insulted(Sorting):
+    """p_safe 0.9, and an insult for the rest."""
+
+    fingerprint = "insulted-1"
+
+    def judge(self, conversations):
+        return [Verdict(0.9, {"insult": 0.1}) for _ in conversations]
+
+
+@pytest.fixture(scope="module")
+def rewritten(tmp_path_factory):
+    """Answers that are kept with 0.9, and else rewritten from the second token on; the base model is sure of the first."""
+    folder = tmp_path_factory.mktemp("rewriting")
+    lm = tiny_model(seed=1)
+    with torch.no_grad():
+        lm.network.model.norm.weight.mul_(5)
+    system = GuardedSystem(lm, Insulted(), "Sorry.", policy(folder, POLICY.replace(":soften", ":shorten")))
+    ids = [f"i{i}" for i in range(12)]
+    conversations = [Conversation.from_prompt(p) for p in ids]
+    greedy = TeacherSettings(max_new_tokens=4, temperature=0.0)
+    records = TeacherCache(folder / "cache", system, greedy).records(ids, conversations)
+    render = system.renderer.render
+    examples = [Example(render(c), r, True, c) for c, r in zip(conversations, records, strict=True) if r.response[0].isascii()]
+    assert len(examples) >= 4
+    assert all(e.record.outcomes[-1].response_ids[0] == e.record.response_ids[0] for e in examples)
+    return system, examples
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rewriting_becomes_likelier_and_what_it_shares_with_the_answer_does_not_fall(rewritten, name):
+    system, examples = rewritten
+    adapter = ADAPTERS.get("lora").create(config_class(ADAPTERS.get("lora"))(), system.lm, 0)  # begins as the base model
+    factory = OBJECTIVES.get(name)
+    objective = factory(config_class(factory)(kind=name))
+    optimiser = torch.optim.Adam(adapter.parameters(), 3e-3)
+    refusal = [*system.renderer.encode_response("Sorry."), system.lm.turn_end_id]
+    first, whole = [], []
+    for _ in range(12):
+        batch = objective_input(system.lm, adapter, objective, examples, refusal, 2048)
+        firsts = batch.answer.targets[batch.answer.position == 0]
+        first.append(torch.softmax(batch.first_logits, -1)[torch.arange(len(firsts)), firsts].detach())
+        said = batch.refusal.sum_by_row(batch.refusal.observed_log_probs(), len(batch.outcomes.weight))
+        whole.append(float(said[batch.outcomes.weight > 0].mean()))
+        optimiser.zero_grad()
+        objective(batch).loss.backward()
+        optimiser.step()
+    assert first[0].min() > 0.15  # more than the rewriting's weight: what a target of 0.1 would pull down
+    assert first[-1].mean() > first[0].mean()
+    assert whole[-1] > whole[0] + 0.5

@@ -1,7 +1,7 @@
 """What rooms promise each other: guards judge, systems answer."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from softguard.core.conversation import Conversation
@@ -45,7 +45,9 @@ class Reply:
     `refusal_log_odds` is log rho - log(1 - rho), with rho the probability of the refusal's first token at the first
     answer position; for the guarded system, the log-odds of 1 - alpha. `p_safe`, `replaced`, `draft` and `alpha`, the probability
     with which the draft was kept (p_safe, unless a policy says otherwise): guarded only.
-    `refused`: the system declined by its operating point or in its own refusal text, in whatever language that is.
+    `refused`: the system declined by its operating point or in its own refusal text, in whatever language that is; a text of its
+    policy's `refuse` is one. `instead`, guarded only: under a policy, what might have stood in the draft's place, no refusals
+    (of `answer_unknown`, a rewriting), each with its probability; what is left of 1 - `kept` goes to refusals.
     """
 
     text: str
@@ -57,12 +59,18 @@ class Reply:
     ungraded: str | None = None
     refused: bool = False
     alpha: float | None = None
+    instead: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def kept(self) -> float:
         """The probability with which this answer, or the guarded system's draft, is what the system says."""
         known = self.p_safe if self.alpha is None else self.alpha
         return 1.0 if known is None else known
+
+    @property
+    def declined(self) -> bool:
+        """Whether what stands here is the system's refusal: a text put in a draft's place is one unless it is of `instead`."""
+        return self.refused or (bool(self.replaced) and self.text not in self.instead)
 
 
 class System(Protocol):

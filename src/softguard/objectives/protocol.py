@@ -134,10 +134,16 @@ class Outcomes:
         mass = self.weight.new_zeros(rows, vocabulary)
         return mass.index_put((self.row, self.token), self.weight, accumulate=True)
 
+    def deciding(self, rows: int) -> "Outcomes":
+        """Return the outcomes of some weight, and all of a row where none has any: those that the teacher may turn to."""
+        counts = (self.weight > 0) | (self.sum_by_row(self.weight, rows) == 0)[self.row]
+        return Outcomes(self.row[counts], self.weight[counts], self.token[counts])
+
     def begins(self, rows: int, vocabulary: int) -> Bool[Tensor, "rows vocab"]:
-        """Return whether an outcome of the row begins with the token, whatever its weight."""
+        """Return whether one of the row's `deciding` outcomes begins with the token."""
         found = torch.zeros(rows, vocabulary, dtype=torch.bool, device=self.row.device)
-        return found.index_put((self.row, self.token), torch.ones_like(self.row, dtype=torch.bool))
+        decide = self.deciding(rows)
+        return found.index_put((decide.row, decide.token), torch.ones_like(decide.row, dtype=torch.bool))
 
 
 @dataclass(frozen=True)

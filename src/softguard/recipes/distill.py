@@ -18,7 +18,6 @@ import torch
 
 from softguard import __version__
 from softguard.adapters import ADAPTERS, Adapter, Fitted
-from softguard.core import Guard
 from softguard.core.processes import processes
 from softguard.core.protocols import Progress
 from softguard.data import PromptRow
@@ -32,15 +31,15 @@ from softguard.recipes.calibration import operating_point
 from softguard.recipes.cluster import HERE, Cluster
 from softguard.recipes.config import Config, on_this_machine, resolved, validate_config
 from softguard.recipes.drafting import fill_on_workers
+from softguard.recipes.policies import POLICY_FILE, policy_hash, policy_of, policy_refusals
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.teacher_cache import described_server, split_by_source, teacher_cache
 from softguard.recipes.tuning import apply, as_begun, tuned
 from softguard.runs import RunDir
-from softguard.teacher import GuardedSystem, Policy, TeacherCache, TeacherRecord, load_policy
+from softguard.teacher import GuardedSystem, TeacherCache, TeacherRecord
 from softguard.training import Example, TrainingResult, ValidationScore, check_shares, fit, train
 
-POLICY_FILE = "policy.toml"
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with (stage, done, total, figures)."""
 
@@ -69,18 +68,6 @@ def load_parts(config: Config, data_dir: Path | None = None) -> Parts:
     policy = policy_of(config, guard)
     lm = load_base(config)
     return Parts(config, lm, GuardedSystem(lm, guard, config.teacher.refusal_text, policy), prompts)
-
-
-def policy_of(config: Config, guard: Guard, run: Path | None = None) -> Policy | None:
-    """Return the policy that a config names, a finished run's from its own copy; None where it names none.
-
-    Raises:
-        ConfigError: see `load_policy`.
-    """
-    if not config.teacher.policy:
-        return None
-    path = Path(config.teacher.policy) if run is None else run / POLICY_FILE
-    return load_policy(path, config.teacher.refusal_text, getattr(guard, "category_names", None))
 
 
 def check_prompts(prompts: RunPrompts) -> None:
@@ -354,17 +341,11 @@ def provenance(parts: Parts) -> dict[str, Any]:
             "quantisation": parts.lm.quantisation,
         },
         "guard": {"name": parts.teacher.guard.name, "fingerprint": parts.teacher.guard.fingerprint},
-        **_policy_hash(parts.config),
+        **policy_hash(parts.config),
         **described_server(parts.config),
         "training_prompts": counts,
         "training_prompts_sha256": hashlib.sha256("\n".join(r.prompt for r in parts.prompts.train).encode()).hexdigest(),
     }
-
-
-def _policy_hash(config: Config) -> dict[str, str]:
-    """Return the hash of the policy file, where there is one."""
-    path = config.teacher.policy
-    return {"policy_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()} if path else {}
 
 
 @dataclass(frozen=True)
@@ -387,6 +368,7 @@ class LoadedRun:
             threshold=self.threshold,
             decision=self.decision,
             refusal_text=self.config.teacher.refusal_text,
+            policy_refusals=policy_refusals(self.config, self.run.path),
         )
 
 

@@ -26,8 +26,9 @@ from softguard.evaluation.results import (
 from softguard.guards import load_guard
 from softguard.recipes.answers import FOLDER, answers, guarding, store_of
 from softguard.recipes.costs import added_costs
-from softguard.recipes.distill import Report, load_run, policy_of
+from softguard.recipes.distill import Report, load_run
 from softguard.recipes.drift import drifts
+from softguard.recipes.policies import policy_of
 from softguard.recipes.prompts import balanced, own_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir

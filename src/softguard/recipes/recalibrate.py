@@ -13,7 +13,8 @@ from softguard.errors import CompatibilityError
 from softguard.recipes.calibration import operating_point
 from softguard.recipes.config import resolved, validate_config
 from softguard.recipes.decision import row_operating_point
-from softguard.recipes.distill import POLICY_FILE, Report, load_run
+from softguard.recipes.distill import Report, load_run
+from softguard.recipes.policies import POLICY_FILE
 from softguard.recipes.prompts import own_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.runs import RunDir

@@ -1,6 +1,6 @@
 """Systems made of a model and, where there is one, an adapter: base, hard system prompt, student."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +17,8 @@ class ModelSystem:
     """A model that answers alone: as it is, under a system prompt, or with an adapter and its operating point.
 
     `threshold` is the calibrated scalar b of the operating point: the system refuses iff s > b. None leaves the model's own
-    decoding to decide. `decision` scores the refusal by a row of the head instead of its log-odds.
+    decoding to decide. `decision` scores the refusal by a row of the head instead of its log-odds. `policy_refusals` count as
+    refusals beside `refusal_text`: the texts of a policy's refuse actions.
     """
 
     def __init__(
@@ -30,9 +31,11 @@ class ModelSystem:
         threshold: float | None = None,
         decision: DecisionRow | None = None,
         refusal_text: str = REFUSAL_TEXT,
+        policy_refusals: Collection[str] = (),
     ) -> None:
         self._name, self.lm, self.adapter, self.decision = name, lm, adapter, decision
         self._system_prompt, self.threshold, self.refusal_text = system_prompt, threshold, refusal_text
+        self._refusals = [text.strip() for text in (refusal_text, *policy_refusals)]
         self.renderer = ChatRenderer(lm.tokenizer)
         self.refusal_token = self.refusal_ids(self.renderer.encode_response(refusal_text))[0]
 
@@ -152,9 +155,8 @@ class ModelSystem:
             return
 
     def says_refusal(self, text: str, truncated: bool) -> bool:
-        """Return whether an answer opens with the refusal text, or was cut within it."""
-        refusal = self.refusal_text.strip()
-        return text.startswith(refusal) or (truncated and text != "" and refusal.startswith(text))
+        """Return whether an answer opens with the refusal text or a policy's, or was cut within one."""
+        return any(text.startswith(r) or (truncated and text != "" and r.startswith(text)) for r in self._refusals)
 
     def refusal_log_odds(self, conversations: Sequence[Conversation], progress: Progress | None = None) -> list[float]:
         """Return s for each prompt, one forward pass each."""

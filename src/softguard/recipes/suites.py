@@ -26,9 +26,10 @@ from softguard.evaluation.wrappers import PLAIN, WRAPPERS, Wrap, wrappers_at_han
 from softguard.guards import lineage, load_guard
 from softguard.recipes.answers import guarding
 from softguard.recipes.attacking import Attacked, attacked
-from softguard.recipes.distill import LoadedRun, Report, load_run, policy_of
+from softguard.recipes.distill import LoadedRun, Report, load_run
 from softguard.recipes.divergence import divergences
 from softguard.recipes.evaluate import LABELS
+from softguard.recipes.policies import policy_of
 from softguard.recipes.prompts import take
 from softguard.recipes.reference_judge import default_judges
 from softguard.recipes.remembering import RememberingGuard, Store, digest, remembered_judgements, remembered_replies
@@ -102,7 +103,7 @@ class _Parts:
         }
         systems = {n: known[n] for n in request.system_names() if n in known}
         files = json.loads((loaded.run.path / "manifest.json").read_text(encoding="utf-8"))["files"]
-        trained = {n: d for n, d in files.items() if n.startswith(("adapter/", "operating_point"))}
+        trained = {n: d for n, d in files.items() if n.startswith(("adapter/", "operating_point", "policy"))}
         made_by: dict[str, Any] = {"base": "", "system_prompt": prompt, "student": trained}
         guard = RememberingGuard(load_guard(config.teacher.guard), max_ungraded=request.max_ungraded)
         teacher = GuardedSystem(lm, guard, refusal, policy_of(config, guard, loaded.run.path))

@@ -10,7 +10,8 @@ from softguard.errors import ConfigError
 from softguard.guards import load_guard
 from softguard.models import load_model
 from softguard.recipes.config import SYSTEM_PROMPT
-from softguard.recipes.distill import load_run, policy_of
+from softguard.recipes.distill import load_run
+from softguard.recipes.policies import policy_of
 from softguard.recipes.student import ModelSystem
 from softguard.teacher import GuardedSystem
 
@@ -40,7 +41,9 @@ def named_system(run_or_model: str, system: str, guard: str | None) -> tuple[Sys
         loaded = load_run(Path(run_or_model))
         lm, config, own = loaded.lm, loaded.config, Path(run_or_model)
         files = json.loads((loaded.run.path / "manifest.json").read_text())["files"]
-        made_by = {name: files[name] for name in sorted(files) if name.startswith(("config", "adapter/", "operating_point"))}
+        made_by = {
+            name: files[name] for name in sorted(files) if name.startswith(("config", "adapter/", "operating_point", "policy"))
+        }
         described = f"{json.dumps(made_by)}|{system}"
         refusal, prompt, guard = config.teacher.refusal_text, config.evaluation.system_prompt, guard or config.teacher.guard
         if system == "student":

@@ -66,7 +66,7 @@ def ours(outcome: Outcome, threshold: float | None, seed: int) -> dict[str, Any]
     reply, verdict = outcome.reply, outcome.verdict
     made = outcome.tokens_made
     return {
-        "refused": reply.refused or bool(reply.replaced),
+        "refused": reply.declined,
         "replaced": reply.replaced,
         "refusal_log_odds": finite(reply.refusal_log_odds),
         "threshold": None if threshold is None else finite(threshold),

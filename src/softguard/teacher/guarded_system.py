@@ -53,6 +53,15 @@ class GuardedSystem:
         return "guarded"
 
     @property
+    def fixed_texts(self) -> frozenset[str]:
+        """All that it says instead of drafts, whatever they are: the refusal, and what a policy names beside it."""
+        return frozenset({self.refusal_text}) | (self.policy.fixed_texts if self.policy else frozenset())
+
+    @property
+    def _refusals(self) -> frozenset[str]:
+        return frozenset({self.refusal_text}) | (self.policy.config.refusals if self.policy else frozenset())
+
+    @property
     def context(self) -> int | None:
         """The most tokens that prompt and answer may have together."""
         return self.lm.context
@@ -133,6 +142,7 @@ class GuardedSystem:
                     replaced=replaced,
                     draft=draft.text,
                     alpha=w.alpha,
+                    instead={o.text: o.weight for o in w.outcomes if o.weight > 0 and o.text not in self._refusals},
                 )
             )
         return replies

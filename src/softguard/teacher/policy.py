@@ -59,6 +59,11 @@ class PolicyConfig(BaseModel):
     default: ActionConfig = ActionConfig(action="refuse")
     categories: dict[str, ActionConfig] = Field(min_length=1)
 
+    @property
+    def refusals(self) -> frozenset[str]:
+        """The texts of its refuse actions that have one of their own."""
+        return frozenset(a.text for a in (self.default, *self.categories.values()) if a.action == "refuse" and a.text)
+
 
 @dataclass(frozen=True)
 class Decided:
@@ -96,6 +101,12 @@ class Policy:
         """The hash of what it says, but for what is called."""
         return hashlib.sha256(repr((self.config.model_dump_json(), self.refusal_text)).encode()).hexdigest()
 
+    @property
+    def fixed_texts(self) -> frozenset[str]:
+        """All that it says instead of answers, rewritings apart."""
+        actions = (self.config.default, *self.config.categories.values())
+        return frozenset(self._fixed(a) for a in actions if a.action in ("refuse", "answer_unknown"))
+
     def decide(self, conversation: Conversation, response: str, verdict: Verdict) -> Decided:
         """Return what the guarded system says of a graded response, and how probably. The first outcome is the default's.
 
@@ -129,6 +140,10 @@ class Policy:
             return text
         if action.action == "keep":
             return None
+        return self._fixed(action)
+
+    def _fixed(self, action: ActionConfig) -> str:
+        """Return what refuse or answer_unknown says."""
         return action.text or (self.refusal_text if action.action == "refuse" else UNKNOWN_TEXT)
 
 
@@ -143,14 +158,7 @@ def load_policy(path: Path, refusal_text: str, known: Collection[str] | None) ->
     Raises:
         ConfigError: no such file, no TOML, an unknown key, action or category, a text or callable that is missing or too many.
     """
-    try:
-        config = PolicyConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError("a policy: default and categories, each an action", f"{path}: {where}", first["msg"]) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError("a policy file, in TOML", f"{path}: {error}", "correct the file") from error
+    config = read_policy(path)
     if known is None:
         raise ConfigError("a guard that tells its categories", "one that does not", "take another guard, or no policy")
     for category in config.categories:
@@ -159,6 +167,22 @@ def load_policy(path: Path, refusal_text: str, known: Collection[str] | None) ->
             hint = f"did you mean {near[0]!r}?" if near else "name one of these"
             raise ConfigError(f"a category among {', '.join(sorted(known)) or 'none'}", f"{category!r} in {path}", hint)
     return Policy.create(config, refusal_text)
+
+
+def read_policy(path: Path) -> PolicyConfig:
+    """Return what a file says; its categories and callables are not looked at.
+
+    Raises:
+        ConfigError: no such file, no TOML, an unknown key or action, a text or callable that is missing or too many.
+    """
+    try:
+        return PolicyConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError("a policy: default and categories, each an action", f"{path}: {where}", first["msg"]) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError("a policy file, in TOML", f"{path}: {error}", "correct the file") from error
 
 
 def _imported(reference: str) -> Rewriter:

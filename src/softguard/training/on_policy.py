@@ -36,6 +36,11 @@ from softguard.training.forward import objective_input
 class Weigher(Protocol):
     """Says what the guarded system makes of given texts."""
 
+    @property
+    def fixed_texts(self) -> frozenset[str]:
+        """All that it says instead of answers, whatever they are."""
+        ...
+
     def weigh(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> list[Weighed]:
         """Return for each response with what probability it is kept, and what is said instead."""
         ...
@@ -194,12 +199,13 @@ class OnPolicy:
         return [_Known(found.states[mine], float(each[mine].sum())) for mine in rows]
 
     def _declines(self, example: Example, text: str, truncated: bool) -> bool:
-        """Return whether the student said what the teacher says instead of y, or the beginning of it.
+        """Return whether the student said what the teacher says instead of y or of any other answer, or the beginning of it.
 
         Such a text says nothing of the base model's answer, so the guard's reading of it (harmless) must not become the weight of
         an answer: the prompt keeps its draft, whose alpha says whether declining was right.
         """
-        named = [o.text for o in example.record.outcomes] or [self._renderer.decode(self._refusal_ids)]
+        named = {o.text for o in example.record.outcomes} | self._weigher.fixed_texts
+        named.add(self._renderer.decode(self._refusal_ids))
         return any(text.startswith(t) or (truncated and text != "" and t.startswith(text)) for t in named)
 
     def _example(self, example: Example, generation: Generation, text: str, weighed: Weighed, known: "_Known") -> Example:

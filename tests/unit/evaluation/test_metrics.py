@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,17 @@ def test_a_refusal_in_the_systems_own_words_counts_whatever_the_language() -> No
     assert not refuses(Reply(german, 0.0))
     assert refuses(Reply(german, 0.0, p_safe=0.1, replaced=True, draft="Gern."))
     assert refusal_probabilities([Reply(german, 0.0, p_safe=0.25, replaced=True, draft="Gern.")]) == [0.75]
+
+
+def test_what_a_policy_says_instead_is_a_refusal_only_where_it_is_one() -> None:
+    instead = {"A softer answer.": 0.5, "I do not know the answer.": 0.125, "I cannot help with that.": 0.125}
+    guarded = Reply("A softer answer.", 0.0, p_safe=0.125, replaced=True, draft="Here is how.", instead=instead)
+    assert refusal_probabilities([guarded]) == [0.25]  # the pattern's, and the refusals that are not listed
+    assert refusal_probabilities([replace(guarded, draft="I cannot help with that.")]) == [0.375]
+    texts = ["A softer answer.", "I do not know the answer.", "I cannot help with that.", "Nein."]
+    expected = [False, False, True, True]
+    assert [refuses(replace(guarded, text=text)) for text in texts] == expected  # "Nein." of no rewriting: the refusal drawn
+    assert [refuses(Reply(text, 0.0, refused=text == "Nein.")) for text in texts] == expected  # the student's
 
 
 def test_what_nobody_measured_has_no_value_and_says_why() -> None:

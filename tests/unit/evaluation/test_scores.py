@@ -21,6 +21,9 @@ def test_kinds() -> None:
     assert [kind_of(r) for r in (ANSWER, REFUSAL, FOREIGN, Reply("  ", 0.0))] == ["compliance", "full", "full", "empty"]
     assert kind_of(GUARDED) == "compliance"  # its draft's
     assert (kind_score(GUARDED, "full"), kind_score(GUARDED, "compliance"), kind_score(GUARDED, "partial")) == (0.75, 0.25, 0.0)
+    instead = {"A softer answer.": 0.5, "I cannot help with that.": 0.125}
+    policy = Reply("A softer answer.", 0.0, p_safe=0.25, replaced=True, draft="Here is how.", instead=instead)
+    assert [kind_score(policy, kind) for kind in ("full", "compliance", "partial")] == [0.25, 0.75, 0.0]
     declined = Reply("x", 0.0, p_safe=0.25, draft="I cannot help with that.")
     assert kind_score(declined, "full") == 1
     assert math.isnan(kind_score(LOST, "full"))

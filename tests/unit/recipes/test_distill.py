@@ -13,6 +13,7 @@ from softguard.guards import load_guard
 from softguard.recipes import distill as distilling
 from softguard.recipes.config import load_config, resolved
 from softguard.recipes.distill import Parts
+from softguard.recipes.policies import policy_of
 from softguard.recipes.prompts import RunPrompts
 from softguard.runs import RunDir
 from softguard.teacher import GuardedSystem
@@ -207,9 +208,9 @@ def test_a_policy_goes_with_the_run_and_another_one_is_refused(monkeypatch, tmp_
         distilling.distill(config, tmp_path / "run")
     assert (tmp_path / "run" / "policy.toml").read_text() == file.read_text()
     guard = load_guard("keyword")
-    told = distilling.policy_of(config, guard)
-    assert distilling.policy_of(config, guard, tmp_path / "run").fingerprint == told.fingerprint
-    assert distilling.policy_of(load_config(None), guard) is None
+    told = policy_of(config, guard)
+    assert policy_of(config, guard, tmp_path / "run").fingerprint == told.fingerprint
+    assert policy_of(load_config(None), guard) is None
     file.write_text(file.read_text() + "\n")
     with pytest.raises(CompatibilityError, match="policy that the run"):
         distilling.distill(config, tmp_path / "run")

@@ -4,7 +4,8 @@ from softguard.adapters import SoftPrompt
 from softguard.core import Conversation, Verdict
 from softguard.recipes import systems as building
 from softguard.recipes.config import load_config, resolved
-from softguard.recipes.distill import POLICY_FILE, LoadedRun
+from softguard.recipes.distill import LoadedRun
+from softguard.recipes.policies import POLICY_FILE
 from softguard.runs import RunDir
 from tests.fakes import tiny_model
 
