@@ -32,6 +32,7 @@ from softguard.recipes.calibration import operating_point
 from softguard.recipes.cluster import HERE, Cluster
 from softguard.recipes.config import Config, check_together, on_this_machine, resolved, validate_config
 from softguard.recipes.drafting import fill_on_workers
+from softguard.recipes.paths import with_absolute_paths
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
 from softguard.recipes.teacher_cache import described_server, split_by_source, teacher_cache
@@ -267,7 +268,7 @@ def sample_on_workers(parts: Parts, splits: Sequence[Sequence[PromptRow]], clust
     sets = [[r.conversation for r in part] for split in splits for part in split_by_source(split)]
     fill_on_workers(
         worker_cache,
-        (json.dumps(resolved(parts.config)),),
+        (json.dumps(resolved(with_absolute_paths(parts.config))),),
         teacher_cache(parts.config, parts.teacher),
         sets,
         cluster,
