@@ -14,6 +14,8 @@ import typer
 
 import softguard
 from softguard.cli.main import app
+from softguard.guards import load_guard
+from softguard.guards.family import FAMILIES
 from softguard.recipes.config import load_config
 from softguard.recipes.study_plan import load_study
 
@@ -173,3 +175,12 @@ def test_the_example_by_hand_learns():
     assert len(rows) == 4
     refused = {kind: [float(s) for _, s, what in rows if (what == "harmful") == kind] for kind in (True, False)}
     assert min(refused[True]) > max(refused[False])
+
+
+def test_the_policy_of_the_docs_goes_with_the_guards_that_it_is_for_and_not_with_the_default():
+    page = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```toml\n(default = .*?)^```", page, re.MULTILINE | re.DOTALL)
+    named = set(tomllib.loads(text)["categories"])
+    for name in ("llama-guard-3-1b", "llama-guard-3", "llama-guard-4"):
+        assert named <= set(FAMILIES.get(name).categories.names.values())
+    assert load_guard("mini").category_names == {"harmful_prompt", "refusal"}

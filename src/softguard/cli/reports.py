@@ -60,12 +60,13 @@ def card(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories, or folders of studies.")],
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="HTML page to write, as compare.html, with its plots in compare.plots/.")
+        Path | None,
+        typer.Option("--out", help="HTML page to write, as compare.html; of runs, with its plots in compare.plots/ too."),
     ] = None,
 ) -> None:
     """Show the students of several runs in one table, and in one for each suite on which all were measured alike.
 
-    Of studies: the cells, and their curves along learning rate, size and seeds.
+    Of studies: the cells, and their curves along learning rate, size and seeds, which are in the page alone.
     """
     from softguard.recipes.compare import compare_runs, compare_suites, study_rows, write_comparison
     from softguard.reports import study_table, terminal_table, write_study_page

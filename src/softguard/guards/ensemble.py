@@ -57,13 +57,26 @@ class Ensemble:
         sizes = [getattr(g, "num_parameters", None) for g in self._members]
         return None if None in sizes else sum(s for s in sizes if s is not None)
 
+    @property
+    def category_names(self) -> frozenset[str] | None:
+        """The members' categories as this guard tells them; None where a member does not say."""
+        by_member = [getattr(g, "category_names", None) for g in self._members]
+        if None in by_member:
+            return None
+        told = zip(self._member_names, by_member, strict=True)
+        return frozenset(f"{name}/{category}" for name, own in told for category in own or ())
+
+    @property
+    def _member_names(self) -> list[str]:
+        return [f"{i}:{g.name}" for i, g in enumerate(self._members, 1)]
+
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return one verdict for each conversation, in order; categories are the members', by `MEMBER/CATEGORY`."""
         by_member = [guard.judge(conversations) for guard in self._members]
         return [self._together(verdicts) for verdicts in zip(*by_member, strict=True)]
 
     def _together(self, verdicts: Sequence[Verdict]) -> Verdict:
-        names = [f"{i}:{g.name}" for i, g in enumerate(self._members, 1)]
+        names = self._member_names
         truncated = any(v.truncated for v in verdicts)
         graded = [v.p_safe for v in verdicts if v.p_safe is not None]
         if len(graded) < self._needed:

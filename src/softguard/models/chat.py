@@ -119,7 +119,9 @@ class ChatRenderer:
         """What the template writes before the system's content and between it and the user's; None where it takes none."""
         try:
             text = self._text([{"role": "system", "content": _SYSTEM_PROBE}, {"role": "user", "content": _USER_PROBE}], False)
-        except Exception as error:  # a Jinja template may raise anything on a role that it does not know
+        except TemplateError:  # what a template raises on a role that it does not take is its own choice
+            return None
+        except Exception as error:  # and it may stumble instead
             if "system" in str(error).lower():
                 return None
             raise

@@ -140,6 +140,7 @@ def load_config(path: Path | None, assignments: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest), value out of range.
+        CompatibilityError: see `check_together`.
     """
     raw = read_toml(path) if path is not None else {}
     for assignment in assignments:
@@ -187,11 +188,37 @@ def validate_config(raw: dict[str, Any]) -> Config:
 
     Raises:
         ConfigError: see `load_config`.
+        CompatibilityError: see `check_together`.
     """
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         raise _explained(error) from error
+    check_together(config)
+    return config
+
+
+def check_together(config: Config) -> None:
+    """Raise where an objective does not go with the teacher, the adapter or the loop, as far as a config alone tells.
+
+    `training.fitness` asks the same of what is loaded, for those who train without a config.
+
+    Raises:
+        CompatibilityError: a setting that would have no effect, or that the objective cannot learn from.
+    """
+    needs, policy = OBJECTIVES.get(config.objective.kind)(config.objective).needs, config.teacher.policy
+    if "preference" in needs and policy:
+        found = f"{config.objective.kind} with a policy"
+        raise CompatibilityError("a preference between y and one refusal", found, "take a distillation objective")
+    if "text" in needs and any(slot == "after_header" for slot, _ in getattr(config.adapter, "layout", ())):
+        found = f"some after_header, whom no token of a prompt reads, with {config.objective.kind}"
+        raise CompatibilityError("virtual tokens before the text that they learn from", found, "choose another placement")
+    if "sequence" not in needs:
+        found = f"{config.objective.kind}, which learns from no answer of the teacher"
+        if policy:
+            raise CompatibilityError("teacher.policy with a distillation objective", found, "leave teacher.policy out")
+        if config.training.on_policy_fraction:
+            raise CompatibilityError("training.on_policy_fraction with a distillation objective", found, "leave it at 0")
 
 
 def _explained(error: ValidationError) -> ConfigError:

@@ -26,11 +26,12 @@ from softguard.evaluation.statistics import auc_estimate
 from softguard.guards import load_guard
 from softguard.models import AUTO, DecisionRow, LanguageModel, hardware_facts, load_model
 from softguard.models.attention import GROUPED
-from softguard.objectives import OBJECTIVES, Objective
+from softguard.objectives import OBJECTIVES
 from softguard.recipes.calibration import operating_point
 from softguard.recipes.cluster import HERE, Cluster
-from softguard.recipes.config import Config, on_this_machine, resolved, validate_config
+from softguard.recipes.config import Config, check_together, on_this_machine, resolved, validate_config
 from softguard.recipes.drafting import fill_on_workers
+from softguard.recipes.paths import with_absolute_paths
 from softguard.recipes.policies import POLICY_FILE, policy_hash, policy_of, policy_refusals
 from softguard.recipes.prompts import RunPrompts, balanced, run_prompts
 from softguard.recipes.student import ModelSystem
@@ -111,6 +112,7 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
         CompatibilityError: the folder holds another run; parts that do not go together.
         DataError: prompts that a run could not train on or be validated with.
     """
+    check_together(config)
     together = processes()
     report = report if together.is_main else _silent
     config = together.from_main(lambda: on_this_machine(as_begun(config, out)))
@@ -120,10 +122,9 @@ def distill(config: Config, out: Path, data_dir: Path | None = None, report: Rep
     if not issubclass(ADAPTERS.get(config.adapter.kind), Fitted):
         check_shares(config.training)
     torch.manual_seed(config.training.seed)
+    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
     with together.main_first():
         parts = load_parts(config, data_dir)
-    objective = OBJECTIVES.get(config.objective.kind)(config.objective)
-    check_objective(objective, config, parts)
     config = together.from_main(partial(tuned, config, parts.lm, _within_stage(report, "attention and threads")))
     apply(config, parts.lm)
     parts = replace(parts, config=config)
@@ -254,7 +255,7 @@ def sample_on_workers(parts: Parts, splits: Sequence[Sequence[PromptRow]], clust
     sets = [[r.conversation for r in part] for split in splits for part in split_by_source(split)]
     fill_on_workers(
         worker_cache,
-        (json.dumps(resolved(parts.config)),),
+        (json.dumps(resolved(with_absolute_paths(parts.config))),),
         teacher_cache(parts.config, parts.teacher),
         sets,
         cluster,
@@ -271,26 +272,6 @@ def worker_cache(config: str) -> TeacherCache:
     chosen = validate_config(json.loads(config))
     teacher = GuardedSystem(load_base(chosen), load_guard(chosen.teacher.guard), chosen.teacher.refusal_text)
     return teacher_cache(chosen, teacher, ask_again=False, max_ungraded=1.0)
-
-
-def check_objective(objective: Objective, config: Config, parts: Parts) -> None:
-    """Raise where an objective does not go with the teacher or the loop's settings, before a draft is sampled.
-
-    Raises:
-        CompatibilityError: see `check_fit`, which asks the same of the records.
-    """
-    if "preference" in objective.needs and parts.teacher.policy is not None:
-        found = f"{config.objective.kind} with a policy"
-        raise CompatibilityError("a preference between y and one refusal", found, "take a distillation objective")
-    if "text" in objective.needs and any(slot == "after_header" for slot, _ in getattr(config.adapter, "layout", ())):
-        found = "some after_header, whom no token of a prompt reads"
-        raise CompatibilityError("virtual tokens before the text that they learn from", found, "choose another placement")
-    if "sequence" not in objective.needs:
-        found = f"{config.objective.kind}, which learns from no answer of the teacher"
-        if parts.teacher.policy is not None:
-            raise CompatibilityError("teacher.policy with a distillation objective", found, "leave teacher.policy out")
-        if config.training.on_policy_fraction:
-            raise CompatibilityError("training.on_policy_fraction with a distillation objective", found, "leave it at 0")
 
 
 def _bind(run: RunDir, made_by: dict[str, Any]) -> None:

@@ -50,13 +50,21 @@ class ModelSystem:
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Return the rendered ids, virtual tokens included, our system prompt in front of what the conversation has of one."""
-        if self._system_prompt is not None:
-            first, *rest = conversation.messages
-            own = first.role == "system"
-            system = f"{self._system_prompt}\n\n{first.content}" if own else self._system_prompt
-            conversation = Conversation((Message("system", system), *(rest if own else conversation.messages)))
-        prompt = self.renderer.render(conversation)
+        prompt = self.renderer.render(conversation if self._system_prompt is None else self._prompted(conversation))
         return list(prompt.ids) if self.adapter is None else self.adapter.extend(prompt)
+
+    def _prompted(self, conversation: Conversation) -> Conversation:
+        """Return the conversation under our system prompt: as its system turn, or before the first user's text, a blank line
+        between, where the template takes none (https://ai.google.dev/gemma/docs/core/prompt-structure advises this)."""
+        first, *rest = conversation.messages
+        own = first.role == "system"
+        system = f"{self._system_prompt}\n\n{first.content}" if own else f"{self._system_prompt}"
+        turns = rest if own else [first, *rest]
+        user = next((i for i, m in enumerate(turns) if m.role == "user"), None)
+        if self.renderer.around_system is not None or user is None:
+            return Conversation((Message("system", system), *turns))
+        turns[user] = Message("user", f"{system}\n\n{turns[user].content}")
+        return Conversation(tuple(turns))
 
     def prompt_length(self, conversation: Conversation) -> int:
         """Return how many positions the answer comes after: the ids, and those whose keys and values the adapter holds."""

@@ -22,6 +22,7 @@ from softguard.recipes.cluster import Cluster
 from softguard.recipes.config import on_this_machine, resolved, validate_config
 from softguard.recipes.distill import Report, distill
 from softguard.recipes.evaluate import evaluate
+from softguard.recipes.paths import with_absolute_paths
 from softguard.recipes.ray_tasks import on_ray, what_went_wrong
 from softguard.recipes.study_plan import Cell
 from softguard.runs import RunDir
@@ -59,7 +60,8 @@ def run_study(
         data_dir: folder of public sets.
         report: told of the cells that have ended and, where they run in this process, of the stages within.
         workers: cells at a time on this machine; the processor's cores are shared out among them.
-        address: a Ray cluster (`auto`, `ray://HOST:10001`); its workers must see `out` and the cache under the same paths.
+        address: a Ray cluster (`auto`, `ray://HOST:10001`); its workers must see under the same paths `out`, the cache and
+            the files that a cell names, which are told to them by absolute paths.
         with_test: measure each on our test split; without it the table has the validation figures alone.
 
     Raises:
@@ -165,7 +167,7 @@ def _run_here(cell: Cell, out: Path, data_dir: Path | None, with_test: bool, rep
             report(f"cell {cell.name}", done, total, figures)
 
     run = str(out / "cells" / cell.name)
-    return run_cell(resolved(cell.config), run, str(data_dir) if data_dir else None, with_test, within)
+    return run_cell(resolved(with_absolute_paths(cell.config)), run, str(data_dir) if data_dir else None, with_test, within)
 
 
 def _run_on_ray(
@@ -178,7 +180,8 @@ def _run_on_ray(
     for cell in cells:
         model = cell.config.model
         config = cell.config.model_copy(update={"model": model.model_copy(update={"threads": model.threads or threads})})
-        arguments[cell.name] = (resolved(config), str((out / "cells" / cell.name).absolute()), folder, with_test)
+        sent = resolved(with_absolute_paths(config))
+        arguments[cell.name] = (sent, str((out / "cells" / cell.name).absolute()), folder, with_test)
     for name, error in on_ray(_run_quietly, arguments, cluster):
         yield by_name[name], error
 

@@ -59,6 +59,7 @@ def load_study(path: Path) -> list[Cell]:
 
     Raises:
         ConfigError: unreadable file, unknown key, value out of range, an empty list, or more than `MOST_CELLS` cells.
+        CompatibilityError: a cell whose settings do not go together (`check_together`).
     """
     raw = read_toml(path)
     try:

@@ -1,10 +1,10 @@
 """A study's table in the terminal and as a page with its curves: views of `results.parquet` that hold no figure of their own.
 
 A series is the cells that agree in every varied setting but the one on the axis and the seed. It is drawn where it has two places
-on the axis, through the mean of its seeds, each seed a dot, and with the interval of each cell where there is one seed. Along the
-learning rate the curves are those of the paper's figures 4 and 5; along the size of W, each size at the learning rate that
-validation prefers for it, those of figure 7; by seed those of figure 11. Systems that the cells share (status `shared`) are shown
-and take part in no choice. Harmful prompts are in no column of that table.
+on the axis, through the mean of its seeds; several seeds of a place are dots side by side, and each cell shows the interval it
+has. Along the learning rate the curves are those of the paper's figures 4 and 5; along the size of W, each size at the learning
+rate that validation prefers for it, those of figure 7; by seed those of figure 11. Systems that the cells share (status `shared`)
+are shown and take part in no choice. Harmful prompts are in no column of that table.
 """
 
 import math
@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 from rich.table import Table
 from rich.text import Text
 
@@ -42,6 +43,15 @@ _SHARED_MARKERS = ("x", "+", "*")
 _ALONG = ("validation_auc", "refusal_auc", "refusal_rate", "over_refusal_rate", "validation_drift", "benign_drift")
 """Figures that are drawn along an axis."""
 _BY_SEED = ("refusal_auc", "validation_auc", "refusal_rate", "over_refusal_rate")
+_PAIRS = (
+    ("over_refusal_rate", "refusal_rate"),
+    ("benign_drift", "refusal_rate"),
+    ("benign_drift", "refusal_auc"),
+    ("validation_drift", "validation_auc"),
+)
+"""Figures that are drawn against each other: what safety costs, then safety."""
+_APART = 3.0
+"""Points between the dots of two seeds at one place."""
 _FIGURES = {
     "validation_score": "validation score",
     "validation_auc": "validation AUC",
@@ -88,7 +98,7 @@ def write_study_page(rows: Sequence[Row], path: Path) -> None:
 
 
 def study_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return titled SVGs: each figure along each varied axis and by seed, safety against over-refusal, and AUC against drift.
+    """Return titled SVGs: each figure along each varied axis and by seed, and safety against over-refusal and drift.
 
     Numbers learned are an axis where another size than that of a soft prompt varies.
     """
@@ -104,8 +114,7 @@ def study_plots(rows: Sequence[Row]) -> list[tuple[str, str]]:
         for figure in _BY_SEED:
             if drawn := _seeds(done, figure, varied):
                 out.append((f"{_FIGURES[figure]} by seed", drawn))
-        pairs = (("over_refusal_rate", "refusal_rate"), ("benign_drift", "refusal_auc"), ("validation_drift", "validation_auc"))
-        for x, y in pairs:
+        for x, y in _PAIRS:
             if drawn := _scatter(done, shared, x, y, varied):
                 out.append((f"{_FIGURES[y]} against {_FIGURES[x]}", drawn))
     return out
@@ -119,16 +128,27 @@ def _curve(rows: Sequence[Row], axis: str, figure: str, varied: Sequence[str]) -
     axes = drawing.subplots()
     for i, (name, places) in enumerate(series.items()):
         means = [_mean([r[figure] for r in of]) for of in places.values()]
-        members = [r for of in places.values() for r in of]
         colour = SERIES[i % NUM_SERIES]
         dash, marker = DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
         axes.plot(list(places), means, color=colour, label=name, linestyle=dash, marker=marker)
-        bars = _bars(members, figure)
-        if len(members) == len(places) and bars is not None:
-            at = [r[axis] for r in members]
-            axes.errorbar(at, [r[figure] for r in members], yerr=bars, fmt="none", ecolor=colour, elinewidth=0.6)
-        elif len(members) > len(places):
-            axes.plot([r[axis] for r in members], [r[figure] for r in members], ".", color=colour, markersize=4)
+        most = max(map(len, places.values()))
+        for k in range(most):
+            nth = [of[k] for of in places.values() if k < len(of)]
+            aside = ScaledTranslation(_APART / 72 * (k - (most - 1) / 2), 0, drawing.dpi_scale_trans)
+            axes.errorbar(
+                [r[axis] for r in nth],
+                [r[figure] for r in nth],
+                yerr=_bars(nth, figure),
+                fmt="." if most > 1 else "none",
+                color=colour,
+                ecolor=colour,
+                elinewidth=0.6,
+                markersize=4,
+                transform=axes.transData + aside,
+            )
+            ends = [(r[axis], r.get(f"{figure}_{end}")) for r in nth for end in ("low", "high")]
+            axes.update_datalim([(x, y) for x, y in ends if y is not None] or [(r[axis], r[figure]) for r in nth])
+    axes.autoscale_view()  # a shifted interval does not widen the axes by itself
     label, logarithmic = _AXES[axis]
     axes.set(xlabel=label, ylabel=_FIGURES[figure], xscale="log" if logarithmic else "linear")
     return svg(drawing, f"{axis}-{figure}".replace(".", "-"), legend=True)
@@ -203,11 +223,13 @@ def _scatter(rows: Sequence[Row], shared: Sequence[Row], x: str, y: str, varied:
 
 
 def _bars(rows: Sequence[Row], name: str) -> list[list[float]] | None:
-    """Return the distances to the ends of the 95 % intervals, None where a row has none."""
+    """Return the distances to the ends of the 95 % intervals: NaN, which is not drawn, of a row without; None where all are."""
     ends = [(r.get(f"{name}_low"), r[name], r.get(f"{name}_high")) for r in rows]
-    if any(low is None or high is None for low, _, high in ends):
+    if all(low is None or high is None for low, _, high in ends):
         return None
-    return [[max(0.0, v - low) for low, v, _ in ends], [max(0.0, high - v) for _, v, high in ends]]
+    unknown = (math.nan, math.nan)
+    pairs = [unknown if low is None or high is None else (max(0.0, v - low), max(0.0, high - v)) for low, v, high in ends]
+    return [list(side) for side in zip(*pairs, strict=True)]
 
 
 def _series(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:

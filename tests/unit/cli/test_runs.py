@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from softguard.cli import reports, runs
-from softguard.errors import ConfigError
+from softguard.errors import CompatibilityError, ConfigError
 from softguard.recipes import distill as distilling
 from softguard.recipes.config import load_config
 from softguard.recipes.student import ModelSystem
@@ -126,3 +126,11 @@ def test_evaluate_shows_suites_with_their_tests_and_limits(monkeypatch, capsys, 
     (tmp_path / "judges/reference.toml").touch()
     runs.evaluate([tmp_path], suite="xstest")
     assert hint not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_settings_that_do_not_go_together_are_said_at_once(dry_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "fetch_missing", lambda *given, **named: pytest.fail("fetched"))
+    given = ["objective.kind=reinforce", "teacher.policy=policy.toml"]
+    with pytest.raises(CompatibilityError, match=r"leave teacher\.policy out"):
+        runs.distill(tmp_path / "run", set_=given, dry_run=dry_run)

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from softguard.cli import study as command
-from softguard.errors import SourceError
+from softguard.errors import CompatibilityError, SourceError
 from softguard.recipes import study as studying
 from softguard.recipes.study import StudyResult
 
@@ -45,3 +45,12 @@ def test_a_source_out_of_reach_is_left_to_its_cells(asked, monkeypatch, capsys):
         command.study(Path("grid.toml"))
     assert len(asked) == 1
     assert "go online" in capsys.readouterr().err
+
+
+def test_a_cell_that_cannot_be_is_said_by_a_dry_run(asked, tmp_path):
+    grid = '[[grid]]\n"objective.kind" = ["tv_disp", "ppo"]\n"teacher.policy" = ["policy.toml"]\n'
+    (tmp_path / "grid.toml").write_text(grid)
+    for dry_run in (True, False):
+        with pytest.raises(CompatibilityError, match=r"found ppo.*leave teacher\.policy out"):
+            command.study(Path("grid.toml"), dry_run=dry_run)
+    assert asked == []

@@ -11,6 +11,7 @@ from softguard.guards.cascade import Cascade, CascadeConfig
 from softguard.guards.ensemble import Ensemble, EnsembleConfig
 from softguard.guards.openai_server import ServerGuard
 from softguard.guards.registry import guard_sources, load_guard, make_guard
+from softguard.teacher import load_policy
 from tests.unit.guards.tiny_backbone import write_tiny_backbone
 from tests.unit.guards.tiny_classifier import write_tiny_classifier
 
@@ -189,3 +190,25 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path):
     torch.manual_seed(0)
     with pytest.raises(SourceError, match="no weights for "):
         make_guard({"kind": "text_classification", "model": "c", "safe": ["LABEL_0"], "unsafe": ["LABEL_1"]}, tmp_path)
+
+
+def test_an_ensemble_tells_the_categories_that_its_verdicts_have():
+    a, b = Scripted("a", 0.2), Scripted("b", 0.7)
+    pair = Ensemble(EnsembleConfig(members=("a", "b")), [a, b])
+    assert pair.category_names is None, "neither says"
+    a.category_names = frozenset({"harm", "spam"})
+    assert pair.category_names is None, "one does not say"
+    b.category_names = frozenset({"harm"})
+    assert pair.category_names == {"1:a/harm", "1:a/spam", "2:b/harm"}
+    (verdict,) = pair.judge([PAIR])
+    assert set(verdict.categories) <= pair.category_names
+
+
+def test_a_policy_goes_with_an_ensemble(tmp_path):
+    guard = make_guard({"kind": "ensemble", "members": ["keyword", "keyword"]})
+    file = tmp_path / "policy.toml"
+    file.write_text('[categories]\n"2:keyword/alarming_word" = { action = "answer_unknown" }\n')
+    assert load_policy(file, "No.", guard.category_names).config.categories
+    file.write_text('[categories]\nalarming_word = { action = "keep" }\n')
+    with pytest.raises(ConfigError, match="1:keyword/alarming_word"):
+        load_policy(file, "No.", guard.category_names)

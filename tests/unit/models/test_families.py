@@ -31,11 +31,12 @@ from transformers import (
 from softguard.adapters import ADAPTERS
 from softguard.adapters.lora import LoraConfig
 from softguard.adapters.soft_prompt import SoftPromptConfig
-from softguard.core import Conversation
+from softguard.core import Conversation, ReplySettings
 from softguard.errors import CompatibilityError, DataError
 from softguard.export.chat_template import bake_template, check_template
 from softguard.models import ChatRenderer, LanguageModel, load_model, response_states, sample
 from softguard.models.attention import layer_windows
+from softguard.recipes.student import ModelSystem
 
 QWEN = (
     "{% if messages[0].role == 'system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n"
@@ -221,6 +222,36 @@ def test_a_system_turn_is_taken_or_refused_in_words(loaded, name):
     text = loaded(name).tokenizer.decode(renderer.render(asked).ids)
     assert "Be brief." in text
     assert "helpful" not in text
+
+
+@each
+def test_our_system_prompt_is_read_by_every_family_before_the_request(loaded, name):
+    """Gemma 2 raises on a system turn: its user turn begins with the text instead."""
+    one, lm = FAMILIES[name], loaded(name)
+    prompted = ModelSystem("system_prompt", lm, system_prompt="Refuse harm.")
+    text = lm.tokenizer.decode(prompted.prompt_ids(PROMPT))
+    assert text.endswith(one.header)
+    before, asked, _ = text.partition("Name a river, please.")
+    assert asked
+    if one.takes_system:
+        assert "system" in before.partition("Refuse harm.")[0]
+    else:
+        assert before == "<bos><start_of_turn>user\nRefuse harm.\n\n"
+    assert "Refuse harm." in before
+    assert "helpful" not in before
+    answer = prompted.respond([PROMPT], ["1"], ReplySettings(2))[0]
+    assert not answer.ungraded
+    plain = lm.tokenizer.decode(ModelSystem("base", lm).prompt_ids(PROMPT))
+    assert "Refuse harm." not in plain
+
+
+def test_where_no_system_turn_is_taken_ours_stands_before_the_first_users_with_the_conversations_own(loaded):
+    turns = [("system", "Be brief."), ("user", "Hi."), ("assistant", "Hello."), ("user", "More.")]
+    conversation = Conversation.from_dicts([{"role": r, "content": c} for r, c in turns])
+    prompted = ModelSystem("system_prompt", loaded("gemma2"), system_prompt="Refuse harm.")
+    text = prompted.lm.tokenizer.decode(prompted.prompt_ids(conversation))
+    assert text.count("Refuse harm.") == 1
+    assert "<start_of_turn>user\nRefuse harm.\n\nBe brief.\n\nHi.<end_of_turn>" in text
 
 
 @each

@@ -110,30 +110,40 @@ def test_prompts_of_one_kind_are_refused_before_a_model_is_loaded(train, validat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("settings", "error", "said"),
-    [
-        (["teacher.policy=absent.toml"], ConfigError, "policy file"),
-        (["objective.kind=ppo", "training.on_policy_fraction=0.5"], CompatibilityError, "leave it at 0"),
-        (["objective.kind=perplexity", "training.on_policy_fraction=0.5"], CompatibilityError, "leave it at 0"),
-        (["objective.kind=perplexity", HEADER], CompatibilityError, "choose another placement"),
-        (["objective.kind=perplexity", *GATED], CompatibilityError, "choose another placement"),
-        (["objective.kind=dpo", "teacher.policy=given"], CompatibilityError, "take a distillation objective"),
-        (["objective.kind=perplexity", "teacher.policy=given"], CompatibilityError, "leave teacher.policy out"),
-        (["objective.kind=reinforce", "teacher.policy=given"], CompatibilityError, "leave teacher.policy out"),
-        (["objective.kind=ppo", "teacher.policy=given"], CompatibilityError, "leave teacher.policy out"),
-    ],
-)
-def test_what_does_not_go_together_is_refused_before_a_draft(settings, error, said, monkeypatch, tmp_path):
-    file = tmp_path / "policy.toml"
-    file.write_text('[categories]\nalarming_word = { action = "answer_unknown" }\n')
-    settings = [s.replace("given", str(file)) for s in settings]
-    lm = tiny_model()
+APART = [
+    (["objective.kind=ppo", "training.on_policy_fraction=0.5"], "leave it at 0"),
+    (["objective.kind=reinforce", "training.on_policy_fraction=0.5"], "leave it at 0"),
+    (["objective.kind=perplexity", "training.on_policy_fraction=0.5"], "leave it at 0"),
+    (["objective.kind=perplexity", HEADER], "choose another placement"),
+    (["objective.kind=perplexity", *GATED], "choose another placement"),
+    (["objective.kind=dpo", "teacher.policy=absent.toml"], "take a distillation objective"),
+    (["objective.kind=perplexity", "teacher.policy=absent.toml"], "leave teacher.policy out"),
+    (["objective.kind=reinforce", "teacher.policy=absent.toml"], "leave teacher.policy out"),
+    (["objective.kind=ppo", "teacher.policy=absent.toml"], "leave teacher.policy out"),
+]
+"""Settings that do not go together, whatever is loaded."""
+
+
+@pytest.mark.parametrize(("settings", "said"), APART)
+def test_settings_that_do_not_go_together_are_refused_with_the_config(settings, said):
+    with pytest.raises(CompatibilityError, match=said):
+        load_config(None, settings)
+
+
+def test_a_config_that_was_made_by_hand_is_asked_before_anything_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(distilling, "load_parts", lambda *given: pytest.fail("loaded"))
+    config = load_config(None, ["objective.kind=ppo"])
+    config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"policy": "absent.toml"})})
+    with pytest.raises(CompatibilityError, match=r"leave teacher\.policy out"):
+        distilling.distill(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_that_is_nowhere_is_said_before_a_model_is_loaded(monkeypatch, tmp_path):
     monkeypatch.setattr(distilling, "run_prompts", lambda config, data_dir: RunPrompts(rows(["harmful", "benign"]), ALL, []))
-    monkeypatch.setattr(distilling, "load_base", lambda config: lm)
-    monkeypatch.setattr(distilling, "examples", lambda *given: pytest.fail("sampled"))
-    with pytest.raises(error, match=said):
-        distilling.distill(load_config(None, ["teacher.guard=keyword", *settings]), tmp_path / "run")
+    monkeypatch.setattr(distilling, "load_base", lambda config: pytest.fail("loaded"))
+    with pytest.raises(ConfigError, match="policy file"):
+        distilling.distill(load_config(None, ["teacher.guard=keyword", "teacher.policy=absent.toml"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -60,6 +60,20 @@ def silent(stage, done, total, figures):
     return None
 
 
+@pytest.mark.parametrize("message", ["System role not supported", "Roles must alternate"])
+def test_a_model_whose_template_takes_no_system_turn_has_its_hard_prompt_in_the_table(run, message, monkeypatch):
+    path, _ = run
+    lm = tiny_model()
+    raising = "{% if messages[0].role == 'system' %}{{ raise_exception('" + message + "') }}{% endif %}"
+    lm.tokenizer.chat_template = raising + lm.tokenizer.chat_template
+    monkeypatch.setattr(distilling, "load_base", lambda config: lm)
+    prompted = evaluating.evaluate(path, silent).system("system_prompt").metrics
+    assert prompted["refusal_rate"].n == 4
+    assert prompted["refusal_rate"].ungraded == 0
+    assert prompted["benign_drift"].value > 0
+    assert prompted["extra_compute"].value > 0
+
+
 def test_the_base_is_loaded_once_and_what_is_unknown_is_no_zero(run):
     path, loads = run
     summary = evaluating.evaluate(path, silent)

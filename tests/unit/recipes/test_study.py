@@ -10,6 +10,7 @@ from softguard.errors import CompatibilityError, ConfigError, TrainingError
 from softguard.evaluation.results import EvaluationSummary, MetricValue, SystemResult
 from softguard.recipes import study as studying
 from softguard.recipes.config import on_this_machine, resolved
+from softguard.recipes.paths import with_absolute_paths
 from softguard.recipes.study import read_table, run_study
 from softguard.recipes.study_plan import load_study
 from softguard.runs import RunDir
@@ -212,3 +213,52 @@ def test_a_table_that_is_none(tmp_path):
     (tmp_path / "x.parquet").write_text("no table")
     with pytest.raises(ConfigError, match="the Parquet table"):
         read_table(tmp_path / "x.parquet")
+
+
+NAMED = """
+[[grid]]
+"adapter.kind" = ["kv_prefix"]
+"adapter.initialisation" = ["soft_prompt"]
+"adapter.initial_adapter" = ["runs/mine/adapter"]
+"model.name" = ["weights"]
+"teacher.guard" = ["guards/strict.toml", "keyword", "mini@weights", "llama-guard-3-1b@http://host/v1"]
+"teacher.server" = ["server.toml"]
+"teacher.policy" = ["policy.toml"]
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cell_is_sent_with_absolute_paths_and_keeps_its_hash(plan, workers, monkeypatch, tmp_path):
+    """Workers elsewhere have a working directory of their own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    cells, sent = plan(NAMED), {}
+    names = [c.name for c in cells]
+
+    def distil(config, folder, data_dir, report):
+        sent[folder.name] = config
+        raise TrainingError("a finite loss", "nan", "lower the rate")
+
+    def on_ray(job, arguments, cluster):
+        for name, (config, run, data_dir, with_test) in arguments.items():
+            assert Path(run).is_absolute()
+            yield name, studying.run_cell(config, run, data_dir, with_test, silent)
+
+    monkeypatch.setattr(studying, "distill", distil)
+    monkeypatch.setattr(studying, "on_ray", on_ray)
+    rows = read_table(run_study(cells, Path("out"), None, silent, workers=workers).table)
+    assert [r["cell"] for r in rows] == [c.name for c in cells] == names == list(sent)
+    assert rows[0]["teacher.policy"] == "policy.toml"
+    here = str(tmp_path)
+    for config in sent.values():
+        assert config.teacher.policy == f"{here}/policy.toml"
+        assert config.teacher.server == f"{here}/server.toml"
+        assert config.adapter.initial_adapter == f"{here}/runs/mine/adapter"
+        assert config.model.name == f"{here}/weights"
+    guards = [c.teacher.guard for c in sent.values()]
+    assert guards == [f"{here}/guards/strict.toml", "keyword", f"mini@{here}/weights", "llama-guard-3-1b@http://host/v1"]
+
+
+def test_what_names_nothing_on_this_disk_is_sent_as_it_is(plan):
+    (cell,) = plan('[[grid]]\n"model.name" = ["smollm2-135m"]\n')
+    assert with_absolute_paths(cell.config) == cell.config

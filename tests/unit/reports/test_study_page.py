@@ -3,6 +3,7 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from softguard.reports import study, study_plots, study_table, write_study_page
@@ -62,6 +63,40 @@ def test_one_seed_shows_its_interval_along_a_curve():
         return dict(study_plots(rows))["test AUC by learning rate"].count("<path")
 
     assert bars(refusal_auc_low=0.6, refusal_auc_high=0.8) > bars()
+
+
+def bars_drawn(rows, title):
+    """How many intervals a plot shows: each is a vertical line of its own."""
+    return len(re.findall(r'<path d="M ([\d.]+) [\d.]+ \nL \1 [\d.]+ \n" clip', dict(study_plots(rows))[title]))
+
+
+ENDS = {"refusal_auc_low": 0.6, "refusal_auc_high": 0.8}
+
+
+def test_each_seed_of_a_curve_has_its_interval_beside_the_others():
+    def rows(**more):
+        return [row("a", rate, seed, 0.7, refusal_auc=0.7, **more) for rate in (0.01, 0.1) for seed in (0, 1, 2)]
+
+    title = "test AUC by learning rate"
+    assert bars_drawn(rows(**ENDS), title) - bars_drawn(rows(), title) == 6
+
+
+@pytest.mark.parametrize("title", ["test AUC by learning rate", "test AUC by seed", "test AUC against test drift, nats"])
+def test_a_row_without_an_interval_takes_none_from_the_others(title):
+    def rows(ends):
+        given = {"refusal_auc": 0.7, "benign_drift": 0.1}
+        cells = [(rate, seed) for rate in (0.01, 0.1) for seed in (0, 1)]
+        return [row("a", *cell, 0.7, **given, **(ENDS if k < ends else {})) for k, cell in enumerate(cells)]
+
+    counts = [bars_drawn(rows(ends), title) for ends in (0, 3, 4)]
+    assert counts == [counts[0], counts[0] + 3, counts[0] + 4]
+
+
+def test_safety_is_drawn_against_over_refusal_and_against_drift():
+    rows = [row("a", r, 0, 0.6, refusal_rate=0.5 + r, over_refusal_rate=r, benign_drift=r, refusal_auc=0.7) for r in (0.01, 0.1)]
+    titles = dict(study_plots(rows))
+    assert {"harmful refused against benign refused", "harmful refused against test drift, nats"} <= set(titles)
+    assert "test AUC against test drift, nats" in titles
 
 
 def test_one_place_is_no_curve():
