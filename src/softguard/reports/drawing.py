@@ -7,6 +7,7 @@ See docs/decisions/0003-report-plots.md.
 """
 
 import io
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from softguard.core.files import write_atomically
 
 NUM_SERIES = 6
 """Colours that the style sheet has (`--series-0` ...); later systems start again with another dash."""
+
+_SHORT_LABEL, _LINE = 28, 0.17
+"""Longer labels, in characters, have a legend of one column; inches that each line beyond the third adds to the drawing."""
 
 INK, MUTED, GRID = "#1b1f24", "#59636e", "#d5dae0"
 SERIES = ["#59636f", "#c2410c", "#0a6fb8", "#8a3f86", "#0b7a55", "#7a6400"]
@@ -77,7 +81,11 @@ class Plot:
 def svg(figure: Figure, name: str, legend: bool = False) -> str:
     """Return the figure as an `<svg>` element that scales, takes the page's colours and has ids of its own."""
     if legend:
-        figure.legend(loc="outside lower center", ncols=2, handlelength=2.6)
+        labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+        columns = 1 if max(map(len, labels), default=0) > _SHORT_LABEL else 2
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + _LINE * max(0, math.ceil(len(labels) / columns) - 3))
+        figure.legend(loc="outside lower center", ncols=columns, handlelength=2.6)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

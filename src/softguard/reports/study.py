@@ -151,6 +151,10 @@ def _curve(rows: Sequence[Row], axis: str, figure: str, varied: Sequence[str]) -
     axes.autoscale_view()  # a shifted interval does not widen the axes by itself
     label, logarithmic = _AXES[axis]
     axes.set(xlabel=label, ylabel=_FIGURES[figure], xscale="log" if logarithmic else "linear")
+    if logarithmic:
+        at = sorted({place for places in series.values() for place in places})
+        axes.set_xticks(at, [_number(float(place)) for place in at])
+        axes.set_xticks([], minor=True)
     return svg(drawing, f"{axis}-{figure}".replace(".", "-"), legend=True)
 
 
@@ -236,7 +240,9 @@ def _series(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
     out: dict[str, list[Row]] = {}
     for row in rows:
         parts = [
-            _number(row.get(name)) if name in _PLAIN else f"{name.rpartition('.')[2]} {_number(row.get(name))}" for name in by
+            _number(row.get(name)) if name in _PLAIN else f"{name.rpartition('.')[2]} {_number(row.get(name))}"
+            for name in by
+            if row.get(name) is not None
         ]
         out.setdefault(", ".join(parts) or "all cells", []).append(row)
     return out
