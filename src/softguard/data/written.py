@@ -30,9 +30,10 @@ class AnsweredPrompt:
     answers: tuple[WrittenAnswer, ...]
 
 
-def answered_prompts() -> list[AnsweredPrompt]:
-    """Return our answered prompts, in file order."""
-    text = files("softguard.data").joinpath("prompts", "pairs.jsonl").read_text(encoding="utf-8")
+def answered_prompts(*, long: bool = False) -> list[AnsweredPrompt]:
+    """Return our answered prompts, in file order; `long`: those with answers of 40 to 120 words, for the guard alone."""
+    name = "long_pairs.jsonl" if long else "pairs.jsonl"
+    text = files("softguard.data").joinpath("prompts", name).read_text(encoding="utf-8")
     found = []
     for line in text.splitlines():
         fields = json.loads(line)

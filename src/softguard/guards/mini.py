@@ -18,15 +18,7 @@ from safetensors.torch import load_file
 from softguard.core import Conversation, Verdict
 from softguard.errors import CompatibilityError, SourceError
 from softguard.guards.judging import why_ungraded
-from softguard.guards.mini_network import (
-    HEADS,
-    PairEncoder,
-    PairNetwork,
-    head_logits,
-    load_backbone,
-    merge_adapter,
-    unsafe_log_odds,
-)
+from softguard.guards.mini_network import HEADS, PairEncoder, PairNetwork, head_logits, load_network, unsafe_log_odds
 from softguard.guards.registry import GUARDS, SOURCES
 from softguard.sources import resolve
 
@@ -76,14 +68,9 @@ class MiniGuard:
         if found != self._config.weights_sha256:
             raise SourceError(f"{weights.name} with sha256 {self._config.weights_sha256}", found, "restore both files")
         self._name = name
-        self._encoder = PairEncoder(path := backbone or self._checked_backbone(), self._config.max_tokens)
-        encoder = load_backbone(path)
-        tensors = load_file(weights)
-        merge_adapter(encoder, tensors, self._config.lora_scale)
-        self._network = PairNetwork(encoder, encoder.config.hidden_size, self._config.hidden)
-        head = {n.removeprefix("head."): t.float() for n, t in tensors.items() if n.startswith("head.")}
-        self._network.head.load_state_dict(head)
-        self._network.eval().requires_grad_(False)
+        path = backbone or self._checked_backbone()
+        self._encoder = PairEncoder(path, self._config.max_tokens)
+        self._network = load_network(path, load_file(weights), self._config.lora_scale, self._config.hidden)
 
     @property
     def name(self) -> str:
@@ -93,7 +80,7 @@ class MiniGuard:
     @property
     def fingerprint(self) -> str:
         """The hash of the configuration, which holds the hashes of both sets of weights."""
-        return hashlib.sha256(repr(("mini-4", self._config)).encode()).hexdigest()
+        return hashlib.sha256(repr(("mini-5", self._config)).encode()).hexdigest()
 
     @property
     def num_parameters(self) -> int:
@@ -106,8 +93,8 @@ class MiniGuard:
         return self._network
 
     def passes(self, prompt_tokens: int, answer_tokens: int) -> tuple[int, ...]:
-        """Return the length of each pass over a pair: one reads it, one the prompt beside a fixed refusal (`head_logits`)."""
-        return tuple(self._encoder.length(prompt_tokens, tokens) for tokens in (answer_tokens, self._encoder.refusal_tokens))
+        """Return the length of each pass over a pair: there is one."""
+        return (self._encoder.length(prompt_tokens, answer_tokens),)
 
     @property
     def category_names(self) -> frozenset[str]:
@@ -117,7 +104,8 @@ class MiniGuard:
     def judge(self, conversations: Sequence[Conversation]) -> list[Verdict]:
         """Return one verdict for each conversation, in order; ungraded, with the reason, where there is no prompt.
 
-        Scores are rounded to 5 digits, so that they do not depend on what else was in the batch.
+        Scores are rounded to 5 digits, so that in float32 they do not depend on what else was in the batch. In bfloat16, which is
+        taken where the processor multiplies it fast, they move with it in the third digit.
         """
         verdicts = [Verdict(ungraded=why_ungraded(c) or "not judged") for c in conversations]
         graded = [i for i, c in enumerate(conversations) if why_ungraded(c) is None]

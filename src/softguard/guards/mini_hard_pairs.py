@@ -1,11 +1,15 @@
-"""Hard cases for `mini`'s training pairs: answers that decline in part, and wrappings (story, code, translation, list).
+"""Hard cases for `mini`'s training pairs: answers that decline in part, wrappings (story, code, translation, list), long ones.
 
-One idea: neither half a refusal nor a wrapping says whether harm is done, so each goes with served and with harmless text.
+One idea: neither half a refusal nor a wrapping nor length says whether harm is done, so each goes with served and with
+harmless text.
 """
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from softguard.guards.measuring import LabelledPair
 
 PARTLY = (
     "I can't help with all of that, but this much I can say: ",
@@ -14,6 +18,29 @@ PARTLY = (
     "I'd rather not answer the whole question. Here is the part that I will answer: ",
     "Not every detail, sorry. In short: ",
 )
+
+
+def stacked(pairs: Sequence[LabelledPair], seed: int = 0) -> list[LabelledPair]:
+    """Return for prompts with several answers two of them as one: harm anywhere in it is harm.
+
+    Written answers are short, and those of larger models are not. Pairs with a harmful answer are as many as those without.
+    """
+    by_prompt: dict[str, list[LabelledPair]] = {}
+    for pair in pairs:
+        by_prompt.setdefault(pair.prompt, []).append(pair)
+    made = []
+    for prompt, own in by_prompt.items():
+        rng = random.Random(f"{seed}:stacked:{prompt}")
+        safe, unsafe = ([p for p in own if p.unsafe == harm] for harm in (False, True))
+        firsts, seconds = (unsafe + safe, unsafe) if unsafe and rng.random() < 0.5 else (safe, safe)
+        if len(firsts) < 2 or not seconds:
+            continue
+        second = rng.choice(seconds)
+        first = rng.choice([p for p in firsts if p is not second])
+        text = first.response + rng.choice((" ", "\n\n")) + second.response
+        both = first.refusal if first.refusal == second.refusal else None
+        made.append(replace(second, response=text, refusal=both, kind=second.kind.split(":")[0] + ":stacked"))
+    return made
 
 
 def wrapped(text: str, rng: random.Random) -> str:

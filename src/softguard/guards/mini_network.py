@@ -1,8 +1,9 @@
-"""The network of `mini`: MiniLM-L6 read as a cross-encoder over "[CLS] prompt [SEP] response [SEP]", and a small head.
+"""The network of `mini`: MiniLM-L6 read as a cross-encoder over "[CLS] prompt [SEP] response [SEP]", and two small heads.
 
-One idea: attention between the two texts lets 22M parameters see whether the response *serves* the prompt; a low-rank
-adapter keeps what we ship at a few MB. Adapters are merged into the weights on loading, so judging costs one plain
-MiniLM pass and needs no PEFT. Must not import training.
+One idea: the response attends to both texts, so 22M parameters see whether it *serves* the prompt; the prompt attends to
+itself only, so what is said of it is the same beside every response, and one pass answers both questions. A low-rank
+adapter keeps what we ship at a few MB. Adapters are merged into the weights on loading: judging costs one plain MiniLM
+pass and needs no PEFT. Must not import training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertModel
 
-from softguard.core import REFUSAL_TEXT
 from softguard.errors import CompatibilityError
+from softguard.models import fast_dtype
 
 HEADS = ("unsafe", "harmful_prompt", "refusal")
 """Outputs in order: the pair is unsafe; the prompt alone asks for harm; the response declines."""
@@ -45,7 +46,6 @@ class PairEncoder:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._max_tokens = max_tokens
         self.pad_id = int(self._tokenizer.pad_token_id)
-        self.refusal_tokens = len(self._ids(REFUSAL_TEXT))
 
     def encode(self, prompt: str, response: str) -> EncodedPair:
         """Return the ids of one pair."""
@@ -76,39 +76,49 @@ def collate(pairs: Sequence[EncodedPair], pad_id: int) -> tuple[Tensor, Tensor, 
 
 
 class PairNetwork(nn.Module):
-    """MiniLM and a head over [CLS], the mean of the prompt's states, the mean of the response's, and their product."""
+    """MiniLM and two heads.
+
+    `head` reads [CLS], the mean of the prompt's states, the mean of the response's, and the product of both means, and says
+    whether the pair is unsafe and whether the response declines. `prompt_head` reads the first two, which no response reaches.
+    """
 
     def __init__(self, encoder: nn.Module, width: int, hidden: int = 96, dropout: float = 0.1) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Sequential(
-            nn.LayerNorm(4 * width),
-            nn.Dropout(dropout),
-            nn.Linear(4 * width, hidden),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, len(HEADS)),
-        )
+        self.head = _head(4 * width, hidden, 2, dropout)
+        self.prompt_head = _head(2 * width, hidden, 1, dropout)
 
     def forward(self, ids: Tensor, mask: Tensor, response: Tensor) -> Tensor:
-        """Return logits, (batch, heads)."""
-        states = self.encoder(input_ids=ids, attention_mask=mask, token_type_ids=response).last_hidden_state
+        """Return logits, (batch, heads) float32."""
+        states = self._states(ids, mask, response)
         of_prompt, of_response = _mean(states, mask - response), _mean(states, response)
-        features = torch.cat([states[:, 0], of_prompt, of_response, of_prompt * of_response], dim=-1)
-        logits: Tensor = self.head(features)
-        return logits
+        alone = torch.cat([states[:, 0], of_prompt], dim=-1)
+        pair = self.head(torch.cat([alone, of_response, of_prompt * of_response], dim=-1))
+        return torch.cat([pair[:, :1], self.prompt_head(alone), pair[:, 1:]], dim=-1)
+
+    def _states(self, ids: Tensor, mask: Tensor, response: Tensor) -> Tensor:
+        of_prompt = (mask - response).bool()[:, None, None, :]
+        seen = of_prompt | (mask.bool()[:, None, None, :] & response.bool()[:, None, :, None])
+        dtype = next(self.encoder.parameters()).dtype
+        hidden = torch.zeros_like(seen, dtype=dtype).masked_fill_(
+            ~seen, torch.finfo(dtype).min
+        )  # added by every attention kernel
+        states: Tensor = self.encoder(input_ids=ids, attention_mask=hidden, token_type_ids=response).last_hidden_state
+        return states.float()
+
+
+def _head(width: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
+    layers = (nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU())
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(hidden, outputs))
 
 
 def head_logits(network: PairNetwork, encoder: PairEncoder, pairs: Sequence[tuple[str, str]]) -> Tensor:
-    """Return the logits of all heads for (prompt, response) pairs, (pairs, heads) float64, in inference mode.
-
-    Whether the prompt asks for harm is read with a fixed refusal in the place of the response, so that it depends on the prompt
-    alone: beside a harmless-looking answer the head would take a harmful prompt for a harmless one.
-    """
-    logits = _run(network, encoder, pairs)
-    prompts = list(dict.fromkeys(p for p, _ in pairs))
-    alone = dict(zip(prompts, _run(network, encoder, [(p, REFUSAL_TEXT) for p in prompts])[:, 1].tolist(), strict=True))
-    logits[:, 1] = torch.tensor([alone[p] for p, _ in pairs], dtype=torch.float64)
+    """Return the logits of all heads for (prompt, response) pairs, (pairs, heads) float64, in inference mode."""
+    encoded = [encoder.encode(prompt, response) for prompt, response in pairs]
+    logits = torch.zeros(len(pairs), len(HEADS), dtype=torch.float64)
+    with torch.inference_mode():
+        for batch in _buckets({i: len(e.ids) for i, e in enumerate(encoded)}):
+            logits[batch] = network(*collate([encoded[i] for i in batch], encoder.pad_id)).double()
     return logits
 
 
@@ -122,15 +132,6 @@ def unsafe_log_odds(logits: Tensor) -> Tensor:
     log_served = nn.functional.logsigmoid(harmful) + nn.functional.logsigmoid(-refusal)
     log_not = torch.log(-torch.expm1(log_served.clamp(max=-1e-9)))
     return FIRST_HEAD * unsafe + log_served - log_not
-
-
-def _run(network: PairNetwork, encoder: PairEncoder, pairs: Sequence[tuple[str, str]]) -> Tensor:
-    encoded = [encoder.encode(prompt, response) for prompt, response in pairs]
-    logits = torch.zeros(len(pairs), len(HEADS), dtype=torch.float64)
-    with torch.inference_mode():
-        for batch in _buckets({i: len(e.ids) for i, e in enumerate(encoded)}):
-            logits[batch] = network(*collate([encoded[i] for i in batch], encoder.pad_id)).double()
-    return logits
 
 
 def _buckets(lengths: dict[int, int]) -> list[list[int]]:
@@ -169,3 +170,25 @@ def merge_adapter(encoder: nn.Module, tensors: Mapping[str, Tensor], scale: floa
             raise CompatibilityError("an adapter of this backbone", f"{name} of another shape", "train the guard again")
         with torch.no_grad():
             layer.weight += scale * (up @ down)
+
+
+def load_network(folder: Path, tensors: Mapping[str, Tensor], scale: float, hidden: int) -> PairNetwork:
+    """Return the network of shipped tensors on the backbone of a folder, merged, for judging only.
+
+    The encoder is held in the dtype that is fast here (`fast_dtype`).
+
+    Raises:
+        CompatibilityError: a tensor is missing, or has another shape than this version's.
+    """
+    encoder = load_backbone(folder)
+    merge_adapter(encoder, tensors, scale)
+    network = PairNetwork(encoder, encoder.config.hidden_size, hidden)
+    expected = {n for n in network.state_dict() if not n.startswith("encoder.")}
+    try:
+        network.load_state_dict(network.state_dict() | {n: t.float() for n, t in tensors.items() if n in expected})
+        if missing := expected - set(tensors):
+            raise KeyError(", ".join(sorted(missing)))
+    except (RuntimeError, KeyError) as error:
+        raise CompatibilityError("the heads of this version's network", str(error)[:200], "train the guard again") from error
+    encoder.to(fast_dtype("cpu"))
+    return network.eval().requires_grad_(False)

@@ -19,7 +19,7 @@ from softguard.guards.mini_hard_pairs import PARTLY, wrapped
 
 Style = Literal["plain", "short", "discourage"]
 HARD_KINDS = frozenset({"partly_served", "partly_safe", "wrapped"})
-"""What comes after the colon in a pair's kind; the weights in the package were trained before these were made."""
+"""What comes after the colon in a pair's kind: our test pairs without them are those of figures before 2026-11-26."""
 
 
 class TrainingPrompt(Protocol):

@@ -1,22 +1,23 @@
-"""Training of `mini`: a low-rank adapter (PEFT) and a head on MiniLM, three losses, then calibration on validation rows.
+"""Training of `mini`: a low-rank adapter (PEFT) and heads on MiniLM, three losses, then calibration on validation rows.
 
 One idea: the two auxiliary questions (is harm asked for? does the answer decline?) teach the network what "unsafe" is made
-of. `train_mini` builds the pairs; `train_on_pairs` takes any, so that a reference guard of the same shape is trained by
-the same lines. Same rows, seed, threads and machine: same weights.
+of. `train_mini` builds the pairs and averages two networks of one start; `train_on_pairs` takes any pairs, so that a reference
+guard of the same shape is trained by the same lines. Same rows, seed, threads and machine: same weights.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
@@ -24,10 +25,22 @@ from softguard.core.protocols import Progress
 from softguard.errors import DataError, TrainingError
 from softguard.guards.measuring import LabelledPair, evaluate_guard
 from softguard.guards.mini import MiniConfig, MiniGuard
-from softguard.guards.mini_network import PairEncoder, PairNetwork, collate, head_logits, load_backbone, unsafe_log_odds
+from softguard.guards.mini_hard_pairs import stacked
+from softguard.guards.mini_network import (
+    PairEncoder,
+    PairNetwork,
+    collate,
+    head_logits,
+    load_backbone,
+    load_network,
+    unsafe_log_odds,
+)
 from softguard.guards.mini_pairs import SampledAnswer, TrainingPrompt, build_pairs, held_out
 from softguard.models import fast_dtype
-from softguard.sources import resolve
+from softguard.sources import Source, resolve
+
+SCALE = 2.0
+"""Of what the adapter adds: PEFT's alpha by its rank."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +65,14 @@ def train_mini(
     prompts: Sequence[TrainingPrompt],
     answers: Sequence[SampledAnswer],
     written: Sequence[LabelledPair] = (),
+    long: Sequence[LabelledPair] = (),
     settings: MiniTraining | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the embedded guard, write `mini.safetensors` and `mini.json` into `out`, and return the report.
+
+    With `long` there are two networks of one start: one that never saw long answers and one that did. Their average ranks better
+    than either, on our pairs and on others' (docs/decisions/0031).
 
     Args:
         out: a folder, made where absent.
@@ -63,17 +80,21 @@ def train_mini(
             are held out for calibration.
         answers: the base model's, to `mini_pairs.answer_requests(prompts)`.
         written: pairs labelled by hand, beside those built of the prompts and answers.
+        long: more of them, with answers of larger models' length.
         settings: None takes the defaults, with which the shipped weights were made.
         progress: called with (step, steps).
     """
     settings = settings or MiniTraining()
-    pairs = build_pairs([p for p in prompts if p.split == "train"], answers, settings.seed)
+    built = build_pairs([p for p in prompts if p.split == "train"], answers, settings.seed)
+    members = [[*built, *written]]
+    if long:
+        by_hand = [*written, *long]
+        members.append([*built, *by_hand, *stacked(by_hand, settings.seed)])
     validation = build_pairs([p for p in prompts if p.split == "validation"], answers, settings.seed)
-    pairs += written
-    train = [p for p in pairs if not held_out(p)]
-    validation += [p for p in pairs if held_out(p)]
-    sources = dict(Counter(p.source for p in prompts if p.split != "test")) | {"written": len(written)}
-    return train_on_pairs(out, train, validation, settings, "mini", {"prompts": sources}, progress)
+    validation += [p for p in members[-1] if held_out(p)]
+    train = [[p for p in pairs if not held_out(p)] for pairs in members]
+    sources = dict(Counter(p.source for p in prompts if p.split != "test")) | {"written": len(written), "long": len(long)}
+    return _train(out, train, validation, settings, "mini", {"prompts": sources}, progress)
 
 
 def train_on_pairs(
@@ -91,25 +112,60 @@ def train_on_pairs(
         DataError: one class is missing from either split.
         TrainingError: the loss is not finite.
     """
-    for split, pairs in (("train", train), ("validation", validation)):
+    return _train(out, [train], validation, settings, name, provenance, progress)
+
+
+def _train(
+    out: Path,
+    members: Sequence[Sequence[LabelledPair]],
+    validation: Sequence[LabelledPair],
+    settings: MiniTraining,
+    name: str,
+    provenance: dict[str, Any] | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    for split, pairs in (*(("train", pairs) for pairs in members), ("validation", validation)):
         if len({p.unsafe for p in pairs}) < 2:
             raise DataError(f"safe and unsafe pairs in {split}", f"one class in {len(pairs)} pairs", "give more rows")
-    torch.manual_seed(settings.seed)
     source = resolve(settings.backbone)
     encoder = PairEncoder(source.path, settings.max_tokens)
-    network = _adapted(source.path, settings)
-    _fit(network, encoder, train, settings, progress)
-    raw = unsafe_log_odds(head_logits(network, encoder, [(p.prompt, p.response) for p in validation]))
-    temperature, bias = calibrate(raw.tolist(), [p.unsafe for p in validation])
+    steps = [settings.epochs * math.ceil(len(pairs) / settings.batch_size) for pairs in members]
+    trained = []
+    for done, pairs in zip(itertools.accumulate(steps, initial=0), members, strict=False):
+        torch.manual_seed(settings.seed)
+        network = _adapted(source.path, settings)
+        _fit(network, encoder, pairs, settings, _from(done, sum(steps), progress))
+        trained.append(_shipped_tensors(network))
     out.mkdir(parents=True, exist_ok=True)
     weights = out / f"{name}.safetensors"
-    save_file(_shipped_tensors(network), weights)
+    save_file(average(trained), weights)
+    kinds = dict(Counter(p.kind for p in members[-1]))
+    return _calibrated(out, name, source, settings, validation, {"train_pairs": kinds}, provenance)
+
+
+def _from(done: int, total: int, progress: Progress | None) -> Progress:
+    return lambda step, steps: progress(done + step, total) if progress is not None else None
+
+
+def _calibrated(
+    out: Path,
+    name: str,
+    source: Source,
+    settings: MiniTraining,
+    validation: Sequence[LabelledPair],
+    trained_on: dict[str, Any],
+    provenance: dict[str, Any] | None,
+) -> dict[str, Any]:
+    weights = out / f"{name}.safetensors"
+    network = load_network(source.path, load_file(weights), SCALE, settings.hidden)
+    encoder = PairEncoder(source.path, settings.max_tokens)
+    raw = unsafe_log_odds(head_logits(network, encoder, [(p.prompt, p.response) for p in validation]))
+    temperature, bias = calibrate(raw.tolist(), [p.unsafe for p in validation])
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    scale = 2.0
-    config = MiniConfig(settings.backbone, source.sha256, sha256, settings.max_tokens, settings.hidden, scale, temperature, bias)
+    config = MiniConfig(settings.backbone, source.sha256, sha256, settings.max_tokens, settings.hidden, SCALE, temperature, bias)
     report: dict[str, Any] = {
         "settings": asdict(settings),
-        "train_pairs": dict(Counter(p.kind for p in train)),
+        **trained_on,
         "validation_pairs": len(validation),
         **(provenance or {}),
     }
@@ -119,6 +175,26 @@ def train_on_pairs(
     del report["validation"]["latency_ms"]
     path.write_text(json.dumps({"config": asdict(config), "report": report}, indent=1) + "\n")
     return report
+
+
+def average(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of the average of networks: exactly so what the adapters add to each weight, and the heads' weights.
+
+    The adapters' ranks add up. Heads can be averaged since all began as one.
+
+    References:
+        Wortsman et al. 2022, Model soups, arXiv 2203.05482.
+    """
+    made = {}
+    for name in members[0]:
+        tensors = [m[name] for m in members]
+        if name.endswith(".lora_A.weight"):
+            made[name] = torch.cat(tensors, dim=0)
+        elif name.endswith(".lora_B.weight"):
+            made[name] = torch.cat(tensors, dim=1) / len(members)
+        else:
+            made[name] = torch.stack([t.float() for t in tensors]).mean(0).half()
+    return {n: t.contiguous() for n, t in made.items()}
 
 
 def calibrate(logits: Sequence[float], unsafe: Sequence[bool]) -> tuple[float, float]:
@@ -140,9 +216,9 @@ def _adapted(folder: Path, settings: MiniTraining) -> PairNetwork:
     from peft import LoraConfig, get_peft_model
 
     backbone = load_backbone(folder)
-    lora = LoraConfig(
-        r=settings.rank, lora_alpha=2 * settings.rank, lora_dropout=0.0, target_modules=["query", "key", "value", "dense"]
-    )
+    alpha = int(SCALE * settings.rank)
+    layers = ["query", "key", "value", "dense"]
+    lora = LoraConfig(r=settings.rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=layers)
     return PairNetwork(get_peft_model(backbone, lora), backbone.config.hidden_size, settings.hidden, settings.dropout)
 
 
@@ -202,5 +278,5 @@ def _shipped_tensors(network: PairNetwork) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
     adapter = get_peft_model_state_dict(network.encoder)
-    head = {f"head.{n}": t for n, t in network.head.state_dict().items()}
-    return {n: t.detach().half().contiguous() for n, t in {**adapter, **head}.items()}
+    heads = {n: t for n, t in network.state_dict().items() if not n.startswith("encoder.")}
+    return {n: t.detach().half().contiguous() for n, t in {**adapter, **heads}.items()}

@@ -26,7 +26,7 @@ from softguard.recipes.prompts import take
 BATCH = 256
 LIMITS = {"softguard": 0, "softguard_tasks": 0, "cast": 600, "catqa": 700, "gsm8k_train": 60}
 """Rows of each label taken from each set, 0 for all: permissive sets only, since the weights are shipped."""
-ANSWERED = {"softguard": 0, "softguard_tasks": 0, "cast": 250, "catqa": 250, "gsm8k_train": 40}
+ANSWERED = {"softguard": 0, "softguard_tasks": 0, "cast": 400, "catqa": 400, "gsm8k_train": 40}
 """How many of them get a sampled answer; the others meet refusals, openings and each other's answers."""
 
 
@@ -51,14 +51,16 @@ def train_embedded_guard(
     answers = sample_answers(requests, out / "answers.jsonl", model, seed, lambda d, n: report("answers", d, n, {}))
     settings = MiniTraining(seed=seed)
     rows = [r for chosen, _ in prompts.values() for r in chosen]
-    return train_mini(out, rows, answers, written_pairs(), settings, lambda d, n: report("guard training", d, n, {}))
+    long = written_pairs(long=True)
+    return train_mini(out, rows, answers, written_pairs(), long, settings, lambda d, n: report("guard training", d, n, {}))
 
 
-def written_pairs() -> list[LabelledPair]:
-    """Return the answers that we wrote as labelled pairs."""
+def written_pairs(*, long: bool = False) -> list[LabelledPair]:
+    """Return the answers that we wrote as labelled pairs; `long`: those of larger models' length."""
+    kind = "written_long" if long else "written"
     return [
-        LabelledPair(a.row.prompt, x.text, x.unsafe, a.row.label == "harmful", x.refusal, f"{a.row.label}:written", a.row.topic)
-        for a in answered_prompts()
+        LabelledPair(a.row.prompt, x.text, x.unsafe, a.row.label == "harmful", x.refusal, f"{a.row.label}:{kind}", a.row.topic)
+        for a in answered_prompts(long=long)
         for x in a.answers
     ]
 

@@ -156,7 +156,7 @@ def test_a_files_error_names_the_file(tmp_path):
 
 
 class Encoder(KeywordGuard):
-    """A guard that is an encoder, as `mini`: two passes, of which the second reads the prompt alone."""
+    """A guard that is an encoder, as `mini`, here in two passes, of which the second reads the prompt alone."""
 
     def __init__(self):
         super().__init__()

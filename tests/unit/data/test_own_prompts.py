@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 
 from softguard.data import PromptRow, load_prompts, mentions_minors
+from softguard.data.written import answered_prompts
 from softguard.sources import resolve
 
 PHRASINGS = ("question", "command", "story", "role_play", "code", "indirect")
@@ -96,7 +97,7 @@ def test_no_near_duplicates_across_splits(rows: list[PromptRow]) -> None:
 
     folder = resolve("minilm-l6").path
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    rows = rows + load_prompts("softguard_tasks") + load_prompts("softguard_pairs")
+    rows = rows + load_prompts("softguard_tasks") + load_prompts("softguard_pairs") + [a.row for a in answered_prompts(long=True)]
     vectors = []
     with torch.inference_mode():
         for start in range(0, len(rows), 64):

@@ -8,9 +8,9 @@ from softguard.data import load_prompts, mentions_minors
 from softguard.data.written import AnsweredPrompt, answered_prompts
 
 
-@pytest.fixture(scope="module")
-def answered() -> list[AnsweredPrompt]:
-    return answered_prompts()
+@pytest.fixture(scope="module", params=[False, True], ids=["short", "long"])
+def answered(request: pytest.FixtureRequest) -> list[AnsweredPrompt]:
+    return answered_prompts(long=request.param)
 
 
 def test_every_prompt_has_answers_and_is_for_training(answered: list[AnsweredPrompt]) -> None:
@@ -21,7 +21,12 @@ def test_every_prompt_has_answers_and_is_for_training(answered: list[AnsweredPro
         assert a.answers
         assert all(x.text.strip() for x in a.answers)
         assert a.row.label in ("harmful", "look_alike", "benign")
-    assert [a.row for a in answered] == load_prompts("softguard_pairs")
+
+
+def test_the_prompt_set_is_that_of_the_short_answers() -> None:
+    """Studies and configs draw from it by seed: more rows would be another draw."""
+    assert [a.row for a in answered_prompts()] == load_prompts("softguard_pairs")
+    assert not {a.row.prompt for a in answered_prompts()} & {a.row.prompt for a in answered_prompts(long=True)}
 
 
 def test_nothing_harmful_speaks_of_minors(answered: list[AnsweredPrompt]) -> None:
@@ -45,3 +50,7 @@ def test_length_does_not_betray_harm(answered: list[AnsweredPrompt]) -> None:
 def test_no_prompt_is_one_of_the_held_out(answered: list[AnsweredPrompt]) -> None:
     held_out = {r.prompt.lower() for r in load_prompts("softguard") if r.split != "train"}
     assert not held_out & {a.row.prompt.lower() for a in answered}
+
+
+def test_long_answers_are_long() -> None:
+    assert all(40 <= len(x.text.split()) <= 120 for a in answered_prompts(long=True) for x in a.answers)

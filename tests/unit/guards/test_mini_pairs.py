@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from softguard.guards import LabelledPair
 from softguard.guards._refusal_texts import REDIRECTIONS, REFUSALS
-from softguard.guards.mini_hard_pairs import _WRAPPINGS, PARTLY
+from softguard.guards.mini_hard_pairs import _WRAPPINGS, PARTLY, stacked
 from softguard.guards.mini_pairs import HARD_KINDS, SampledAnswer, answer_requests, build_pairs, held_out, restate
 
 
@@ -56,6 +57,23 @@ def test_a_wrapping_keeps_every_word(wrap: Callable[[str], str]) -> None:
     found = " ".join(wrap("Mix it well.  Then wait!\nDrink it? Done").split())
     assert all(sentence in found for sentence in ("Mix it well.", "Then wait!", "Drink it?", "Done"))
     assert found != "Mix it well. Then wait! Drink it? Done"
+
+
+def test_harm_anywhere_in_a_long_answer_is_harm() -> None:
+    texts = {"Mix it.": True, "Stir it.": True, "Do not.": False, "Ask a friend.": False}
+    pairs = [
+        LabelledPair(f"request {i}", t, unsafe, True, False, "harmful:written") for i in range(40) for t, unsafe in texts.items()
+    ]
+    made = stacked(pairs)
+    assert len({p.prompt for p in made}) == len(made) == 40
+    for pair in made:
+        parts = [t for t in texts if t in pair.response]
+        assert len(parts) == 2
+        assert pair.unsafe == any(texts[t] for t in parts)
+        assert (pair.refusal, pair.kind) == (False, "harmful:stacked")
+    assert {p.unsafe for p in made} == {True, False}
+    assert stacked(pairs) == made
+    assert stacked(pairs[:1]) == []
 
 
 def test_same_seed_same_pairs_and_another_seed_others() -> None:

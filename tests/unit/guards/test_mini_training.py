@@ -1,19 +1,21 @@
 """The training script and the guard that it writes, on a tiny random backbone."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from softguard.core import Conversation
-from softguard.errors import DataError, SourceError
+from softguard.errors import CompatibilityError, DataError, SourceError
 from softguard.guards import LabelledPair, MiniTraining, train_on_pairs
 from softguard.guards.mini import MiniGuard
-from softguard.guards.mini_network import FIRST_HEAD, PairEncoder, collate, head_logits, unsafe_log_odds
-from softguard.guards.mini_training import _adapted, _shipped_tensors, calibrate
+from softguard.guards.mini_network import FIRST_HEAD, PairEncoder, collate, head_logits, load_network, unsafe_log_odds
+from softguard.guards.mini_training import _adapted, _shipped_tensors, average, calibrate
 from tests.unit.guards.tiny_backbone import write_tiny_backbone
 
 PAIRS = [
@@ -46,6 +48,42 @@ def test_it_learns_that_unsafe_is_a_served_harmful_prompt(trained: Path) -> None
     assert all(set(v.categories) == {"harmful_prompt", "refusal"} for v in verdicts)
 
 
+def test_what_is_said_of_the_prompt_is_the_same_beside_every_response(trained: Path) -> None:
+    verdicts = MiniGuard(trained).judge([p.conversation for p in PAIRS[:4]])
+    of_prompt = [v.categories["harmful_prompt"] for v in verdicts]
+    assert max(of_prompt) - min(of_prompt) < 0.01
+    of_response = [v.categories["refusal"] for v in verdicts]
+    assert max(of_response) - min(of_response) > 0.5
+
+
+def test_an_average_adds_the_mean_of_what_each_member_adds(backbone: Path, settings: MiniTraining) -> None:
+    members = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        network = _adapted(backbone, settings)
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.2)
+        members.append(_shipped_tensors(network))
+    loaded = [load_network(backbone, t, 2.0, settings.hidden).float() for t in (*members, average(members))]
+    first, second, both = (dict(network.named_parameters()) for network in loaded)
+    for name, parameter in both.items():
+        assert torch.allclose(parameter, (first[name] + second[name]) / 2, atol=2e-2), name
+    assert any(not torch.allclose(p, second[n], atol=0.2) for n, p in first.items())
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path, trained: Path) -> None:
+    for file in trained.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = {n: t for n, t in load_file(trained / "mini.safetensors").items() if not n.startswith("prompt_head")}
+    save_file(tensors, tmp_path / "mini.safetensors")
+    config = json.loads((tmp_path / "mini.json").read_text())
+    config["config"]["weights_sha256"] = hashlib.sha256((tmp_path / "mini.safetensors").read_bytes()).hexdigest()
+    (tmp_path / "mini.json").write_text(json.dumps(config))
+    with pytest.raises(CompatibilityError, match="train the guard again"):
+        MiniGuard(tmp_path)
+
+
 def test_same_settings_same_weights(tmp_path: Path, settings: MiniTraining) -> None:
     short = replace(settings, epochs=2)
     for name in ("a", "b"):
@@ -66,15 +104,12 @@ def test_merged_guard_agrees_with_the_adapted_network(tmp_path: Path, backbone: 
     guard = MiniGuard(tmp_path)
     tensors = _shipped_tensors(network)
     assert all(t.dtype == torch.float16 for t in tensors.values())
-    from softguard.guards.mini_network import PairNetwork, load_backbone, merge_adapter
-
-    merged = PairNetwork(load_backbone(backbone), 32, settings.hidden)
-    merge_adapter(merged.encoder, tensors, 2.0)
-    merged.head.load_state_dict({k.removeprefix("head."): v.float() for k, v in tensors.items() if k.startswith("head.")})
+    merged = load_network(backbone, tensors, 2.0, settings.hidden)
+    merged.encoder.float()
     encoder = PairEncoder(backbone, settings.max_tokens)
     texts = [(p.prompt, p.response) for p in PAIRS]
     expected = head_logits(network, encoder, texts)
-    assert torch.allclose(head_logits(merged.eval(), encoder, texts), expected, atol=2e-2)
+    assert torch.allclose(head_logits(merged, encoder, texts), expected, atol=2e-2)
     assert guard.num_parameters == sum(p.numel() for p in merged.parameters())
 
 

@@ -136,7 +136,7 @@ def small(sampler: Sampler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(guard_training, "MiniTraining", tiny)
     monkeypatch.setattr(guard_training, "LIMITS", dict.fromkeys(LIMITS, 4))
     monkeypatch.setattr(guard_training, "ANSWERED", dict.fromkeys(ANSWERED, 2))
-    monkeypatch.setattr(guard_training, "written_pairs", lambda: written_pairs()[::200][:WRITTEN])
+    monkeypatch.setattr(guard_training, "written_pairs", lambda long=False: written_pairs(long=long)[::20][:WRITTEN])
     return sampler
 
 
@@ -145,10 +145,10 @@ def test_the_report_says_what_the_guard_was_made_of(tmp_path, small):
     report = train_embedded_guard(
         tmp_path / "out", None, seed=3, report=lambda stage, done, total, _: stages.update({stage: (done, total)})
     )
-    assert report["prompts"] == {name: 3 * 4 for name in LIMITS} | {"written": WRITTEN}
+    assert report["prompts"] == {name: 3 * 4 for name in LIMITS} | {"written": WRITTEN, "long": WRITTEN}
     assert report["settings"]["seed"] == 3
     assert sum(report["train_pairs"].values()) > report["validation_pairs"] > 0
-    assert any(kind.endswith(":written") for kind in report["train_pairs"])
+    assert {"written", "written_long"} <= {kind.split(":")[1] for kind in report["train_pairs"]}
     assert {"auc", "ece", "f1"} <= set(report["validation"])
     assert "latency_ms" not in report["validation"]  # of this machine at this moment, so no part of a card
     assert json.loads((tmp_path / "out" / "mini.json").read_text())["report"] == report
