@@ -100,10 +100,9 @@ class PairNetwork(nn.Module):
         of_prompt = (mask - response).bool()[:, None, None, :]
         seen = of_prompt | (mask.bool()[:, None, None, :] & response.bool()[:, None, :, None])
         dtype = next(self.encoder.parameters()).dtype
-        hidden = torch.zeros_like(seen, dtype=dtype).masked_fill_(
-            ~seen, torch.finfo(dtype).min
-        )  # added by every attention kernel
-        states: Tensor = self.encoder(input_ids=ids, attention_mask=hidden, token_type_ids=response).last_hidden_state
+        # In four dimensions, so that the encoder takes it as it is, and of floats, which every attention kernel adds.
+        added = torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+        states: Tensor = self.encoder(input_ids=ids, attention_mask=added, token_type_ids=response).last_hidden_state
         return states.float()
 
 
