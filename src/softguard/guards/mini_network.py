@@ -182,12 +182,11 @@ def load_network(folder: Path, tensors: Mapping[str, Tensor], scale: float, hidd
     encoder = load_backbone(folder)
     merge_adapter(encoder, tensors, scale)
     network = PairNetwork(encoder, encoder.config.hidden_size, hidden)
-    expected = {n for n in network.state_dict() if not n.startswith("encoder.")}
-    try:
-        network.load_state_dict(network.state_dict() | {n: t.float() for n, t in tensors.items() if n in expected})
-        if missing := expected - set(tensors):
-            raise KeyError(", ".join(sorted(missing)))
-    except (RuntimeError, KeyError) as error:
-        raise CompatibilityError("the heads of this version's network", str(error)[:200], "train the guard again") from error
+    heads = {n: t for n, t in network.state_dict().items() if not n.startswith("encoder.")}
+    found = {n: t.float() for n, t in tensors.items() if n in heads}
+    if wrong := [n for n, t in heads.items() if n not in found or found[n].shape != t.shape]:
+        absent = f"{', '.join(wrong)} absent or of another shape"
+        raise CompatibilityError("the heads of this version's network", absent, "train the guard again: `softguard guard train`")
+    network.load_state_dict(network.state_dict() | found)
     encoder.to(fast_dtype("cpu"))
     return network.eval().requires_grad_(False)
