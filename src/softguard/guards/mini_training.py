@@ -140,7 +140,7 @@ def _train(
     weights = out / f"{name}.safetensors"
     save_file(average(trained), weights)
     kinds = dict(Counter(p.kind for p in members[-1]))
-    return _calibrated(out, name, source, settings, validation, {"train_pairs": kinds}, provenance)
+    return _calibrated(out, name, source, settings, validation, {"train_pairs": kinds, **(provenance or {})})
 
 
 def _from(done: int, total: int, progress: Progress | None) -> Progress:
@@ -153,8 +153,7 @@ def _calibrated(
     source: Source,
     settings: MiniTraining,
     validation: Sequence[LabelledPair],
-    trained_on: dict[str, Any],
-    provenance: dict[str, Any] | None,
+    made_of: dict[str, Any],
 ) -> dict[str, Any]:
     weights = out / f"{name}.safetensors"
     network = load_network(source.path, load_file(weights), SCALE, settings.hidden)
@@ -163,12 +162,7 @@ def _calibrated(
     temperature, bias = calibrate(raw.tolist(), [p.unsafe for p in validation])
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     config = MiniConfig(settings.backbone, source.sha256, sha256, settings.max_tokens, settings.hidden, SCALE, temperature, bias)
-    report: dict[str, Any] = {
-        "settings": asdict(settings),
-        **trained_on,
-        "validation_pairs": len(validation),
-        **(provenance or {}),
-    }
+    report: dict[str, Any] = {"settings": asdict(settings), "validation_pairs": len(validation), **made_of}
     path = out / f"{name}.json"
     path.write_text(json.dumps({"config": asdict(config), "report": report}, indent=1))
     report["validation"] = evaluate_guard(MiniGuard(out, name, source.path), validation)
